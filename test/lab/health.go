@@ -196,17 +196,9 @@ func (m *Member) Post(what, body string) error {
 // Kill9 kills the member's Patroni and PostgreSQL with SIGKILL.
 func (m *Member) Kill9() {
 	m.t.Helper()
-	Poll(m.t, 10*time.Second, m.Name+" to be dead", func() error {
-		left := processes(m.Home)
-		for _, pid := range left {
-			m.run.remember(pid)
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		if len(left) > 0 {
-			return fmt.Errorf("processes %v live", left)
-		}
-		return nil
-	})
+	if err := m.run.killAll(m.Home, 10*time.Second); err != nil {
+		m.t.Fatalf("lab: %v", err)
+	}
 	<-m.proc.life()
 }
 
