@@ -78,7 +78,7 @@ type Bucket interface {
 
 // Upload is an object under way. Parts are numbered from 1; every part but the
 // last has the same size, at least 5 MiB. Part may be called concurrently, and
-// again for the same number after an error.
+// again for the same number after an error; so may Complete.
 type Upload interface {
 	Part(ctx context.Context, number int, body []byte) error
 	Complete(ctx context.Context) error

@@ -20,7 +20,7 @@ const (
 // WriterOptions bound the memory of a Writer: (InFlight+1) x PartSize bytes.
 type WriterOptions struct {
 	PartSize int // bytes, at least MinPart; 0 is DefaultPart
-	InFlight int // parts uploaded at one time; 0 is 1
+	InFlight int // parts under way while the next one is filled; 0 is 1
 	Put      PutOptions
 }
 
@@ -117,7 +117,8 @@ func (w *Writer) send() {
 
 func (w *Writer) err() error { return context.Cause(w.ctx) }
 
-// Commit makes the object visible, or fails and leaves nothing.
+// Commit makes the object visible. After an error it is not there, unless it was
+// the answer of the store that got lost.
 func (w *Writer) Commit() error {
 	if w.done {
 		return errors.New("commit of an ended object " + string(w.key))

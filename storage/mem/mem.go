@@ -121,15 +121,18 @@ func (b *Bucket) Delete(ctx context.Context, key storage.Key) error {
 }
 
 func (b *Bucket) Begin(ctx context.Context, key storage.Key, opts storage.PutOptions) (storage.Upload, error) {
-	u := &upload{b: b, key: key, opts: opts, parts: map[int][]byte{}}
-	return u, b.with(ctx, "begin", key, func() error { return nil })
+	if err := b.with(ctx, "begin", key, func() error { return nil }); err != nil {
+		return nil, err
+	}
+	return &upload{b: b, key: key, opts: opts, parts: map[int][]byte{}}, nil
 }
 
 type upload struct {
 	b     *Bucket
 	key   storage.Key
 	opts  storage.PutOptions
-	parts map[int][]byte // nil once aborted
+	parts map[int][]byte // nil once ended
+	done  bool           // completed: a Complete whose answer was lost may come again
 }
 
 var errEnded = errors.New("upload has ended")
@@ -146,6 +149,9 @@ func (u *upload) Part(ctx context.Context, number int, body []byte) error {
 
 func (u *upload) Complete(ctx context.Context) error {
 	return u.b.with(ctx, "complete", u.key, func() error {
+		if u.done {
+			return nil
+		}
 		if u.parts == nil {
 			return errEnded
 		}
@@ -163,7 +169,7 @@ func (u *upload) Complete(ctx context.Context) error {
 		if err := u.b.store(u.key, whole, u.opts); err != nil {
 			return err
 		}
-		u.parts = nil
+		u.parts, u.done = nil, true
 		return nil
 	})
 }
