@@ -49,7 +49,7 @@ func (u *Run) NewPack(ctx context.Context, name string) (*PackWriter, error) {
 		// Create-once: a run never writes a pack twice, and nothing may replace one.
 		out: storage.NewWriter(ctx, u.repository.bucket, key, storage.WriterOptions{
 			PartSize: options.PartSize, InFlight: options.InFlight,
-			PutOptions: storage.PutOptions{IfAbsent: true}}),
+			Put: storage.PutOptions{IfAbsent: true}}),
 	}
 	w.tar = tar.NewWriter(&w.frames)
 	return w, nil
