@@ -1,9 +1,7 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"testing"
@@ -178,6 +176,3 @@ func TestTimestamp(t *testing.T) {
 		t.Error(got)
 	}
 }
-
-var _ = errors.Is
-var _ = io.EOF
