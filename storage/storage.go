@@ -24,6 +24,8 @@ var (
 	ErrNoBucket = errors.New("bucket does not exist")
 	// ErrDenied: the store refused the credentials or the operation.
 	ErrDenied = errors.New("access denied")
+	// ErrSpan: the span reaches beyond the end of the object.
+	ErrSpan = errors.New("span reaches beyond the end of the object")
 )
 
 // Key names an object: slash-separated, relative, no empty, "." or ".." part.
@@ -60,8 +62,9 @@ type Bucket interface {
 	// Begin starts an object written in parts. Either Complete or Abort must be
 	// called on the Upload; nothing is visible before Complete returns.
 	Begin(ctx context.Context, key Key, opts PutOptions) (Upload, error)
-	// Get reads a span. A span beyond the end of the object is an error. The
-	// reader returns io.ErrUnexpectedEOF if the body ends early; the caller closes it.
+	// Get reads a span. A span beyond the end of the object is ErrSpan. The reader
+	// returns an error that is io.ErrUnexpectedEOF if the body ends early, never a
+	// clean end; the caller closes it.
 	Get(ctx context.Context, key Key, span Span) (io.ReadCloser, error)
 	// Head describes one object.
 	Head(ctx context.Context, key Key) (Object, error)
@@ -75,7 +78,7 @@ type Bucket interface {
 
 // Upload is an object under way. Parts are numbered from 1; every part but the
 // last has the same size, at least 5 MiB. Part may be called concurrently, and
-// again for the same number after an error.
+// again for the same number after an error; so may Complete.
 type Upload interface {
 	Part(ctx context.Context, number int, body []byte) error
 	Complete(ctx context.Context) error

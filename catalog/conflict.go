@@ -1,0 +1,83 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// Resolution is conflict/<file>/resolved: an operator's word on which of two
+// contents of one WAL file counts. Every reader follows it (R4).
+type Resolution struct {
+	Format int       `json:"format"`
+	SHA256 string    `json:"sha256"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// resolutions remembers the resolved conflicts for a short while: they are few,
+// and one LIST answers for all WAL files.
+type resolutions struct {
+	mu     sync.Mutex
+	read   time.Time
+	byFile map[string]string // WAL file name -> sha256 that counts
+}
+
+const resolutionsAge = 10 * time.Second
+
+// walKey is where a WAL file is read from.
+func (r *Repository) walKey(ctx context.Context, file postgres.WALFile) (storage.Key, error) {
+	resolved, err := r.resolutions(ctx)
+	if err != nil {
+		return "", err
+	}
+	key := r.keys.wal(file)
+	sha, ok := resolved[file.String()]
+	if !ok {
+		return key, nil
+	}
+	kept := r.keys.conflict(file, sha)
+	switch _, err := r.bucket.Head(ctx, kept); {
+	case err == nil:
+		return kept, nil
+	case errors.Is(err, storage.ErrNotExist):
+		return key, nil // the stored one was declared rightful
+	default:
+		return "", err
+	}
+}
+
+func (r *Repository) resolutions(ctx context.Context) (map[string]string, error) {
+	r.resolved.mu.Lock()
+	defer r.resolved.mu.Unlock()
+	if r.resolved.byFile != nil && time.Since(r.resolved.read) < resolutionsAge {
+		return r.resolved.byFile, nil
+	}
+	byFile := map[string]string{}
+	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
+		if err != nil {
+			return nil, fmt.Errorf("list WAL conflicts: %w", err)
+		}
+		name, ok := strings.CutSuffix(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/resolved")
+		if !ok {
+			continue
+		}
+		var resolution Resolution
+		if err := r.readJSON(ctx, object.Key, 1<<16, &resolution); err != nil {
+			return nil, err
+		}
+		if err := checkFormat(string(object.Key), resolution.Format); err != nil {
+			return nil, err
+		}
+		byFile[name] = resolution.SHA256
+	}
+	r.resolved.byFile, r.resolved.read = byFile, time.Now()
+	return byFile, nil
+}

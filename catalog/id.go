@@ -1,0 +1,66 @@
+package catalog
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// BackupID names a backup: "20261121T020000Z-nightly" for a scheduled one (the
+// scheduled time, so that two runs of it collide on one manifest), or
+// "20261121T020000Z-manual-1f0a". IDs sort by time.
+type BackupID string
+
+// RunID is eight random hexadecimal digits: one attempt at a backup. A second
+// run of the same backup never touches the first one's packs.
+type RunID string
+
+const idTime = "20060102T150405Z"
+
+var (
+	idPattern       = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z0-9](-?[a-z0-9])*$`)
+	schedulePattern = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9])*$`)
+	runPattern      = regexp.MustCompile(`^[0-9a-f]{8}$`)
+)
+
+// ManualID names a backup that a person asked for now.
+func ManualID(now time.Time) BackupID {
+	return BackupID(now.UTC().Format(idTime) + "-manual-" + randomHex(2))
+}
+
+// ScheduledID names the backup of one scheduled time.
+func ScheduledID(scheduled time.Time, schedule string) (BackupID, error) {
+	if !schedulePattern.MatchString(schedule) || len(schedule) > 64 || strings.HasPrefix(schedule, "manual") {
+		return "", fmt.Errorf("schedule name %q: want at most 64 lower-case letters, digits and single '-', not beginning with \"manual\"", schedule)
+	}
+	return BackupID(scheduled.UTC().Format(idTime) + "-" + schedule), nil
+}
+
+// ParseBackupID checks a name as a user or a key gives it.
+func ParseBackupID(s string) (BackupID, error) {
+	if len(s) > 96 || !idPattern.MatchString(s) {
+		return "", fmt.Errorf("backup %q: want a name like 20261121T020000Z-nightly", s)
+	}
+	if _, err := time.Parse(idTime, s[:16]); err != nil {
+		return "", fmt.Errorf("backup %q: %w", s, err)
+	}
+	return BackupID(s), nil
+}
+
+// Time is the time in the name.
+func (id BackupID) Time() time.Time {
+	t, _ := time.Parse(idTime, string(id)[:min(16, len(id))])
+	return t
+}
+
+// NewRunID draws a run's name.
+func NewRunID() RunID { return RunID(randomHex(4)) }
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails: crypto/rand aborts the program instead
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,180 @@
+package catalog
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+
+	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// PackReader reads one pack from beginning to end and believes only what agrees
+// with the index and the manifest. Close it. It buffers one frame.
+type PackReader struct {
+	pack   Pack
+	info   PackInfo
+	volume string
+	frames frameReader
+	tar    *tar.Reader
+	next   int
+	crc    uint32
+	read   int64
+}
+
+// OpenPack starts reading pack i of a backup.
+func (b *Backup) OpenPack(ctx context.Context, i int) (*PackReader, error) {
+	pack, info := b.Index.Packs[i], b.Manifest.Packs[i]
+	key := b.repository.keys.run(b.Manifest.ID, b.Manifest.Run, info.Name)
+	decoder, err := codec.NewDecoder(b.Manifest.Codec, FrameSize)
+	if err != nil {
+		return nil, err
+	}
+	body, err := b.repository.bucket.Get(ctx, key, storage.Whole)
+	if err != nil {
+		decoder.Close()
+		return nil, fmt.Errorf("pack %s: %w", key, err)
+	}
+	r := &PackReader{pack: pack, info: info, volume: volumeOf(info.Name)}
+	r.frames = frameReader{body: body, decoder: decoder, lengths: pack.Frames, left: info.Plain, sum: sha256.New(),
+		plain: make([]byte, FrameSize)}
+	r.tar = tar.NewReader(&r.frames)
+	return r, nil
+}
+
+// Next moves to the next entry; io.EOF after the last, when the whole pack has
+// been checked against the manifest's hash.
+func (r *PackReader) Next() (Entry, error) {
+	if r.next > 0 {
+		if err := r.finish(r.pack.Entries[r.next-1]); err != nil {
+			return Entry{}, err
+		}
+	}
+	header, err := r.tar.Next()
+	if r.next == len(r.pack.Entries) {
+		if err == nil {
+			return Entry{}, r.damaged("%q is not in the index", header.Name)
+		}
+		if !errors.Is(err, io.EOF) {
+			return Entry{}, r.wrap(err)
+		}
+		return Entry{}, r.end()
+	}
+	if err != nil {
+		return Entry{}, r.wrap(unexpected(err))
+	}
+	e := r.pack.Entries[r.next]
+	r.next++
+	name, kind := tarName(e.Path, r.volume), byte(tar.TypeReg)
+	if e.Kind == Dir {
+		name, kind = name+"/", tar.TypeDir
+	}
+	if header.Name != name || header.Typeflag != kind || header.Size != e.Size || r.offset() != e.Offset {
+		return Entry{}, r.damaged("tar has %q of %d bytes at %d, the index %q of %d at %d",
+			header.Name, header.Size, r.offset(), name, e.Size, e.Offset)
+	}
+	r.crc, r.read = 0, 0
+	return e, nil
+}
+
+// Read reads the current entry. The last bytes of a damaged entry may be handed
+// out before the damage shows: the error then comes from the following Next.
+func (r *PackReader) Read(p []byte) (int, error) {
+	n, err := r.tar.Read(p)
+	r.crc = crc32.Update(r.crc, castagnoli, p[:n])
+	r.read += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = r.wrap(err)
+	}
+	return n, err
+}
+
+// Close ends the download.
+func (r *PackReader) Close() error {
+	r.frames.decoder.Close()
+	return r.frames.body.Close()
+}
+
+func (r *PackReader) offset() int64 { return r.frames.handed }
+
+func (r *PackReader) finish(e Entry) error {
+	if r.read < e.Size {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return err
+		}
+	}
+	if r.crc != e.CRC32C {
+		return r.damaged("%s has CRC-32C %08x, the index says %08x", e.Path, r.crc, e.CRC32C)
+	}
+	return nil
+}
+
+func (r *PackReader) end() error {
+	if _, err := io.Copy(io.Discard, &r.frames); err != nil {
+		return r.wrap(err)
+	}
+	if got := hex.EncodeToString(r.frames.sum.Sum(nil)); got != r.info.SHA256 {
+		return r.damaged("sha256 is %s, the manifest says %s", got, r.info.SHA256)
+	}
+	return io.EOF
+}
+
+func (r *PackReader) damaged(format string, args ...any) error {
+	return fmt.Errorf("pack %s: %w: %s", r.info.Name, codec.ErrCorrupt, fmt.Sprintf(format, args...))
+}
+
+func (r *PackReader) wrap(err error) error { return fmt.Errorf("pack %s: %w", r.info.Name, err) }
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: tar ends early", codec.ErrCorrupt)
+	}
+	return err
+}
+
+// frameReader decodes a pack's frames one after another.
+type frameReader struct {
+	body    io.ReadCloser
+	decoder *codec.Decoder
+	lengths []int
+	left    int64 // plaintext still in frames not read
+	sum     hash.Hash
+	stored  []byte
+	plain   []byte
+	unread  []byte
+	handed  int64
+}
+
+func (f *frameReader) Read(p []byte) (int, error) {
+	for len(f.unread) == 0 {
+		if len(f.lengths) == 0 {
+			return 0, io.EOF
+		}
+		length := f.lengths[0]
+		if cap(f.stored) < length {
+			f.stored = make([]byte, length)
+		}
+		f.stored = f.stored[:length]
+		if _, err := io.ReadFull(f.body, f.stored); err != nil {
+			return 0, fmt.Errorf("read: %w", unexpected(err))
+		}
+		f.sum.Write(f.stored)
+		f.unread = f.plain[:min(f.left, FrameSize)]
+		if err := f.decoder.DecodeFrame(f.unread, f.stored); err != nil {
+			f.unread = nil
+			return 0, err
+		}
+		f.left -= int64(len(f.unread))
+		f.lengths = f.lengths[1:]
+	}
+	n := copy(p, f.unread)
+	f.unread = f.unread[n:]
+	f.handed += int64(n)
+	return n, nil
+}

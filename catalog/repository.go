@@ -1,0 +1,173 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// Location says which cluster's repository is meant.
+type Location struct {
+	Prefix string // may be empty
+	Scope  string // Patroni's scope
+	System postgres.SystemIdentifier
+}
+
+// Options say how objects are written. Zero values take the defaults.
+type Options struct {
+	Codec codec.Name  // default zstd
+	Level codec.Level // default "default"
+	// PartSize and InFlight bound the memory of a streamed upload: one buffer of
+	// PartSize for each part in flight and one being filled. 16 MiB and 2.
+	PartSize, InFlight int
+}
+
+// Repository is one cluster's backups and WAL in a bucket. Methods are safe for
+// concurrent use.
+type Repository struct {
+	bucket   storage.Bucket
+	keys     layout
+	at       Location
+	options  Options
+	resolved resolutions
+}
+
+// New looks at nothing: it names a repository that may not exist yet.
+func New(bucket storage.Bucket, at Location, options Options) *Repository {
+	if options.Codec == "" {
+		options.Codec = codec.Zstd
+	}
+	if options.Level == "" {
+		options.Level = codec.Default
+	}
+	if options.PartSize == 0 {
+		options.PartSize = 16 << 20
+	}
+	if options.InFlight == 0 {
+		options.InFlight = 2
+	}
+	return &Repository{bucket: bucket, keys: newLayout(at.Prefix, at.Scope, at.System), at: at, options: options}
+}
+
+// Location is where the repository stands.
+func (r *Repository) Location() Location { return r.at }
+
+// Root is the repository's path in the bucket, for messages.
+func (r *Repository) Root() string { return r.keys.root }
+
+// Info is repository.json.
+type Info struct {
+	Format           int                       `json:"format"`
+	Scope            string                    `json:"scope"`
+	SystemIdentifier postgres.SystemIdentifier `json:"system_identifier"`
+	SegmentSize      postgres.SegmentSize      `json:"wal_segment_size"`
+	Created          time.Time                 `json:"created"`
+	// ConditionalWrites is how create-once was had when the repository was made:
+	// "required" (the store was probed) or "emulate".
+	ConditionalWrites string `json:"conditional_writes"`
+}
+
+// ErrFormat marks a repository or document written by a newer version.
+var ErrFormat = errors.New("written by a newer version of pgha-backup")
+
+func checkFormat(what string, format int) error {
+	if format > Format {
+		return fmt.Errorf("%s has format %d, this version reads up to %d: %w; upgrade pgha-backup on this host", what, format, Format, ErrFormat)
+	}
+	if format < 1 {
+		return fmt.Errorf("%s has no format number: not one of ours, or damaged", what)
+	}
+	return nil
+}
+
+// Info reads repository.json: storage.ErrNotExist if nothing was archived yet.
+func (r *Repository) Info(ctx context.Context) (Info, error) {
+	var info Info
+	if err := r.readJSON(ctx, r.keys.repository(), 1<<16, &info); err != nil {
+		return Info{}, err
+	}
+	if err := checkFormat(string(r.keys.repository()), info.Format); err != nil {
+		return Info{}, err
+	}
+	if info.SystemIdentifier != r.at.System {
+		return Info{}, fmt.Errorf("%s names system identifier %s, its path %s: the repository was moved or damaged",
+			r.keys.repository(), info.SystemIdentifier, r.at.System)
+	}
+	return info, info.SegmentSize.Validate()
+}
+
+// Create writes repository.json, or checks the one that is there: the same
+// segment size, or an error.
+func (r *Repository) Create(ctx context.Context, size postgres.SegmentSize, conditionalWrites string, now time.Time) (Info, error) {
+	if err := errors.Join(size.Validate(), ValidateScope(r.at.Scope)); err != nil {
+		return Info{}, err
+	}
+	info := Info{Format: Format, Scope: r.at.Scope, SystemIdentifier: r.at.System, SegmentSize: size,
+		Created: now.UTC().Truncate(time.Second), ConditionalWrites: conditionalWrites}
+	err := r.createJSON(ctx, r.keys.repository(), info)
+	if !errors.Is(err, storage.ErrExist) {
+		return info, err
+	}
+	there, err := r.Info(ctx)
+	if err != nil {
+		return Info{}, err
+	}
+	if there.SegmentSize != size {
+		return Info{}, fmt.Errorf("repository %s has WAL segments of %d bytes, this cluster %d", r.keys.root, there.SegmentSize, size)
+	}
+	return there, nil
+}
+
+// Systems lists the system identifiers that have a repository under a scope.
+func Systems(ctx context.Context, bucket storage.Bucket, prefix, scope string) ([]postgres.SystemIdentifier, error) {
+	root := storage.Key(join(prefix, scope) + "/")
+	var found []postgres.SystemIdentifier
+	for after := root; ; {
+		name, err := firstName(ctx, bucket, root, after)
+		if err != nil || name == "" {
+			return found, err
+		}
+		if id, err := postgres.ParseSystemIdentifier(name); err == nil {
+			found = append(found, id)
+		}
+		after = root + storage.Key(name) + "0" // '0' follows '/': past everything under name/
+	}
+}
+
+// firstName is the first path element below root that sorts after `after`.
+func firstName(ctx context.Context, bucket storage.Bucket, root, after storage.Key) (string, error) {
+	for object, err := range bucket.List(ctx, root, after) {
+		if err != nil {
+			return "", err
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(root)), "/")
+		return name, nil
+	}
+	return "", nil
+}
+
+func (r *Repository) readJSON(ctx context.Context, key storage.Key, limit int64, v any) error {
+	data, err := storage.ReadAll(ctx, r.bucket, key, limit)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s is damaged: %w", key, err)
+	}
+	return nil
+}
+
+func (r *Repository) createJSON(ctx context.Context, key storage.Key, v any) error {
+	data, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	return r.bucket.Put(ctx, key, append(data, '\n'), storage.PutOptions{IfAbsent: true})
+}

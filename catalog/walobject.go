@@ -1,0 +1,135 @@
+package catalog
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"runtime"
+
+	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"golang.org/x/sync/errgroup"
+)
+
+// WALObject is the header of a stored WAL file: a skippable frame before the
+// data, so that one PUT stores both and one small ranged GET reads it.
+type WALObject struct {
+	Format           int                       `json:"format"`
+	Name             string                    `json:"name"`
+	SystemIdentifier postgres.SystemIdentifier `json:"system_identifier"`
+	Size             int64                     `json:"size"`   // plaintext, bytes
+	SHA256           string                    `json:"sha256"` // of the plaintext
+	// ValidSHA256 is the hash up to Facts.ValidEnd: a recycled tail is no difference (R3).
+	ValidSHA256 string `json:"valid_sha256,omitempty"`
+	// Facts is set for segments and partial segments.
+	Facts *postgres.SegmentFacts `json:"facts,omitempty"`
+}
+
+// Describe makes the header of a WAL file. facts is nil for .history and .backup.
+func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) WALObject {
+	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System,
+		Size: int64(len(plain)), SHA256: hexSHA256(plain), Facts: facts}
+	if facts != nil && int(facts.ValidEnd) < len(plain) {
+		o.ValidSHA256 = hexSHA256(plain[:facts.ValidEnd])
+	} else if facts != nil {
+		o.ValidSHA256 = o.SHA256
+	}
+	return o
+}
+
+// Same tells whether two files of one name hold the same WAL: equal bytes, or
+// equal up to an equal valid end. A copy that ends earlier is not the same (R3).
+func (o WALObject) Same(other WALObject) bool {
+	if o.SHA256 == other.SHA256 && o.Size == other.Size {
+		return true
+	}
+	return o.Facts != nil && other.Facts != nil && o.Facts.Walked && other.Facts.Walked &&
+		o.Size == other.Size && o.Facts.ValidEnd == other.Facts.ValidEnd && o.ValidSHA256 == other.ValidSHA256
+}
+
+func (o WALObject) check(file postgres.WALFile, system postgres.SystemIdentifier) error {
+	if err := checkFormat("WAL object "+file.String(), o.Format); err != nil {
+		return err
+	}
+	if o.Name != file.String() || o.SystemIdentifier != system {
+		return fmt.Errorf("%w: object of WAL file %s says it is %s of system %s", codec.ErrCorrupt, file, o.Name, o.SystemIdentifier)
+	}
+	return nil
+}
+
+func hexSHA256(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// walFrame is the plaintext of one frame of a WAL object: large enough for a good
+// ratio, small enough that frames are compressed in parallel.
+const walFrame = 4 << 20
+
+// encodeWAL makes the stored object. WAL is never stored bare (R6): without a
+// codec it is zstd at its fastest.
+func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
+	name, level := options.Codec, options.Level
+	if name == codec.None {
+		name, level = codec.Zstd, codec.Fastest
+	}
+	header, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
+	}
+	out, err := codec.AppendHeader(make([]byte, 0, len(header)+32+len(plain)/2), name, header)
+	if err != nil {
+		return nil, err
+	}
+	frames := make([][]byte, max(1, (len(plain)+walFrame-1)/walFrame))
+	var group errgroup.Group
+	workers := min(len(frames), runtime.GOMAXPROCS(0), 4)
+	for w := range workers {
+		group.Go(func() error {
+			encoder, err := codec.NewEncoder(name, level)
+			if err != nil {
+				return err
+			}
+			for i := w; i < len(frames); i += workers {
+				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
+				if frames[i], err = encoder.AppendFrame(nil, chunk); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return append(out, bytes.Join(frames, nil)...), nil
+}
+
+// decodeWALHeader reads a header from an object's first bytes. If there are too
+// few of them, need says how many are wanted.
+func decodeWALHeader(head []byte) (o WALObject, need int, err error) {
+	prefix, payload, err := codec.HeaderLength(head)
+	if err != nil {
+		return o, 0, err
+	}
+	if payload > maxWALHeader {
+		return o, 0, fmt.Errorf("%w: header claims %d bytes", codec.ErrCorrupt, payload)
+	}
+	if need = prefix + payload; len(head) < need {
+		return o, need, nil
+	}
+	if err := json.Unmarshal(head[prefix:need], &o); err != nil {
+		return o, 0, fmt.Errorf("%w: header: %v", codec.ErrCorrupt, err)
+	}
+	if o.Size < 0 || o.Size > 1<<30 || o.Facts != nil && int64(o.Facts.ValidEnd) > o.Size {
+		return o, 0, fmt.Errorf("%w: header: size %d", codec.ErrCorrupt, o.Size)
+	}
+	return o, cmp.Or(need, 1), nil
+}
+
+// maxWALHeader bounds a header: it grows only with restore points and
+// tablespaces made within one segment.
+const maxWALHeader = 8 << 20

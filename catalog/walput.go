@@ -1,0 +1,71 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// PutOutcome tells how a WAL file came to be stored.
+type PutOutcome string
+
+// Both outcomes mean that the file is durable.
+const (
+	Stored  PutOutcome = "stored"
+	Already PutOutcome = "already stored"
+)
+
+// ConflictError refuses a WAL file whose name is taken by other content. Ours is
+// kept under conflict/ for a person to decide.
+type ConflictError struct {
+	File         postgres.WALFile
+	Stored, Ours WALObject
+	Kept         storage.Key
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("archive holds %s with other content (sha256 %.12s, ours %.12s); ours is kept as %s",
+		e.File, e.Stored.SHA256, e.Ours.SHA256, e.Kept)
+}
+
+// Hint says what an operator does next.
+func (e *ConflictError) Hint() string {
+	if e.File.Kind == postgres.WALHistory {
+		return "two servers made the same timeline number: switch over once, so that the leader opens a new timeline, and find out who wrote the other one"
+	}
+	return "two servers wrote this WAL position on one timeline (split brain, or a restored copy that archives here): find out which one is rightful before anything is deleted; nothing was overwritten"
+}
+
+// PutWAL stores a WAL file once and for all. An error means that it must not be
+// acknowledged to PostgreSQL.
+func (r *Repository) PutWAL(ctx context.Context, file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) (PutOutcome, error) {
+	ours := r.Describe(file, plain, facts)
+	body, err := encodeWAL(ours, plain, r.options)
+	if err != nil {
+		return "", err
+	}
+	err = r.bucket.Put(ctx, r.keys.wal(file), body, storage.PutOptions{IfAbsent: true})
+	if err == nil {
+		return Stored, nil
+	}
+	if !errors.Is(err, storage.ErrExist) {
+		return "", err
+	}
+	// Taken: by an earlier try of ours whose answer was lost, by the same WAL pushed
+	// from another member, or by something else.
+	stored, err := r.StatWAL(ctx, file)
+	if err != nil {
+		return "", fmt.Errorf("compare with the stored %s: %w", file, err)
+	}
+	if stored.Same(ours) {
+		return Already, nil
+	}
+	kept := r.keys.conflict(file, ours.SHA256)
+	if err := r.bucket.Put(ctx, kept, body, storage.PutOptions{IfAbsent: true}); err != nil && !errors.Is(err, storage.ErrExist) {
+		return "", fmt.Errorf("archive holds %s with other content, and ours could not be kept: %w", file, err)
+	}
+	return "", &ConflictError{File: file, Stored: stored, Ours: ours, Kept: kept}
+}

@@ -1,0 +1,208 @@
+// Package codec compresses in independent frames that the field's own tools
+// read: zstd frames for `zstd -dc`, s2 streams, or nothing. A concatenation of
+// frames is again a valid stream of its codec.
+package codec
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Name is a codec as configuration and manifests spell it.
+type Name string
+
+// The codecs. None stores packs as plain tar; it cannot carry a header.
+const (
+	Zstd Name = "zstd"
+	S2   Name = "s2"
+	None Name = "none"
+)
+
+// Level trades time for size; the empty level is Default.
+type Level string
+
+// The levels of klauspost's encoder. Default matches the size of C zstd's level 3.
+const (
+	Fastest Level = "fastest"
+	Default Level = "default"
+	Better  Level = "better"
+	Best    Level = "best"
+)
+
+// ErrCorrupt marks stored bytes that do not decode to what was written.
+var ErrCorrupt = errors.New("stored data is corrupt")
+
+// Parse checks a codec and a level as a configuration gives them.
+func Parse(name, level string) (Name, Level, error) {
+	switch Name(name) {
+	case Zstd, S2, None:
+	default:
+		return "", "", fmt.Errorf("codec %q: want zstd, s2 or none", name)
+	}
+	switch Level(level) {
+	case "":
+		level = string(Default)
+	case Fastest, Default, Better, Best:
+	default:
+		return "", "", fmt.Errorf("level %q: want fastest, default, better or best", level)
+	}
+	return Name(name), Level(level), nil
+}
+
+// Encoder appends frames. It is not safe for concurrent use; a worker has its own.
+type Encoder struct {
+	name Name
+	zw   *zstd.Encoder
+	sw   *s2.Writer
+	buf  bytes.Buffer
+}
+
+// NewEncoder makes an encoder for a codec and level that Parse accepted.
+func NewEncoder(name Name, level Level) (*Encoder, error) {
+	e := &Encoder{name: name}
+	switch name {
+	case Zstd:
+		speed := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault,
+			Better: zstd.SpeedBetterCompression, Best: zstd.SpeedBestCompression, "": zstd.SpeedDefault}[level]
+		if speed == 0 {
+			return nil, fmt.Errorf("zstd level %q is unknown", level)
+		}
+		zw, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderCRC(true),
+			zstd.WithEncoderConcurrency(1), zstd.WithSingleSegment(true), zstd.WithWindowSize(4<<20))
+		if err != nil {
+			return nil, fmt.Errorf("zstd encoder: %w", err)
+		}
+		e.zw = zw
+	case S2:
+		options := []s2.WriterOption{s2.WriterConcurrency(1), s2.WriterBlockSize(1 << 20)}
+		switch level {
+		case Better:
+			options = append(options, s2.WriterBetterCompression())
+		case Best:
+			options = append(options, s2.WriterBestCompression())
+		}
+		e.sw = s2.NewWriter(nil, options...)
+	case None:
+	default:
+		return nil, fmt.Errorf("codec %q is unknown", name)
+	}
+	return e, nil
+}
+
+// Name is the encoder's codec.
+func (e *Encoder) Name() Name { return e.name }
+
+// AppendFrame appends one frame holding plain to dst.
+func (e *Encoder) AppendFrame(dst, plain []byte) ([]byte, error) {
+	switch e.name {
+	case Zstd:
+		return e.zw.EncodeAll(plain, dst), nil
+	case S2:
+		e.buf.Reset()
+		e.sw.Reset(&e.buf)
+		if err := e.sw.EncodeBuffer(plain); err != nil {
+			return dst, fmt.Errorf("s2 encode: %w", err)
+		}
+		if err := e.sw.Close(); err != nil {
+			return dst, fmt.Errorf("s2 encode: %w", err)
+		}
+		return append(dst, e.buf.Bytes()...), nil
+	}
+	return append(dst, plain...), nil
+}
+
+// Decoder decodes frames of one codec. It is not safe for concurrent use.
+type Decoder struct {
+	name Name
+	zr   *zstd.Decoder
+	sr   *s2.Reader
+}
+
+// NewDecoder makes a decoder whose frames hold at most maxFrame plain bytes each;
+// a frame that claims more is corrupt. Close it.
+func NewDecoder(name Name, maxFrame int) (*Decoder, error) {
+	d := &Decoder{name: name}
+	switch name {
+	case Zstd:
+		zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(uint64(maxFrame)), zstd.WithDecoderMaxWindow(uint64(max(maxFrame, 8<<20))))
+		if err != nil {
+			return nil, fmt.Errorf("zstd decoder: %w", err)
+		}
+		d.zr = zr
+	case S2:
+		d.sr = s2.NewReader(nil, s2.ReaderMaxBlockSize(1<<20))
+	case None:
+	default:
+		return nil, fmt.Errorf("codec %q is unknown", name)
+	}
+	return d, nil
+}
+
+// DecodeFrame decodes one whole frame into dst, which it must fill exactly.
+func (d *Decoder) DecodeFrame(dst, stored []byte) error {
+	switch d.name {
+	case Zstd:
+		out, err := d.zr.DecodeAll(stored, dst[:0:len(dst)])
+		if err != nil {
+			return fmt.Errorf("%w: zstd: %v", ErrCorrupt, err)
+		}
+		if len(out) != len(dst) {
+			return fmt.Errorf("%w: frame holds %d bytes, want %d", ErrCorrupt, len(out), len(dst))
+		}
+		if len(out) > 0 && &out[0] != &dst[0] {
+			copy(dst, out)
+		}
+		return nil
+	case S2:
+		d.sr.Reset(bytes.NewReader(stored))
+		if _, err := io.ReadFull(d.sr, dst); err != nil {
+			return fmt.Errorf("%w: s2: %v", ErrCorrupt, err)
+		}
+		if n, err := d.sr.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			return fmt.Errorf("%w: s2 frame is longer than %d bytes", ErrCorrupt, len(dst))
+		}
+		return nil
+	}
+	if len(stored) != len(dst) {
+		return fmt.Errorf("%w: %d bytes stored, want %d", ErrCorrupt, len(stored), len(dst))
+	}
+	copy(dst, stored)
+	return nil
+}
+
+// Close frees the decoder's goroutines and buffers.
+func (d *Decoder) Close() {
+	if d.zr != nil {
+		d.zr.Close()
+	}
+}
+
+// Magic numbers that tell a codec from an object's first bytes.
+const (
+	zstdFrame     = 0xFD2FB528
+	zstdSkippable = 0x184D2A50 // to ...5F
+	s2Skippable   = 0x80       // our chunk type among the skippable 0x80-0xFD
+)
+
+var s2Start = []byte("\xff\x06\x00\x00S2sTwO")
+
+// Detect tells zstd and s2 by their magic bytes; anything else is None.
+func Detect(head []byte) Name {
+	if len(head) >= 4 {
+		m := binary.LittleEndian.Uint32(head)
+		if m == zstdFrame || m&^0xF == zstdSkippable {
+			return Zstd
+		}
+	}
+	if bytes.HasPrefix(head, s2Start) {
+		return S2
+	}
+	return None
+}

@@ -1,0 +1,110 @@
+package s3
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// Codes that are worth another try whatever their HTTP status.
+var passing = []string{
+	"ConditionalRequestConflict", "OperationAborted", // another write of this key is under way (409)
+	"RequestTimeout", "RequestTimeTooSkewed", // stalled; the next try signs anew
+	"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", // the next try fetches new credentials
+	"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", // the body was damaged on its way
+	"SlowDown", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable",
+}
+
+// report turns an answer, or the want of one, into the words of the contract.
+func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answer, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &storage.Error{Op: op, Key: key, Err: err}
+	if done := ctx.Err(); done != nil {
+		e.Err = fmt.Errorf("%w (%v)", done, err)
+		return e
+	}
+	if a != nil {
+		e.After = a.retryAfter
+	}
+	r, answered := errors.AsType[minio.ErrorResponse](err)
+	if !answered || r.StatusCode == 0 {
+		b.unanswered(e)
+		return e
+	}
+	said := fmt.Errorf("%s: %s (HTTP %d)", r.Code, r.Message, r.StatusCode)
+	e.Err = said
+	switch {
+	case r.Code == minio.NoSuchBucket:
+		e.Err = fmt.Errorf("%w: %s", storage.ErrNoBucket, b.bucket)
+		e.Advice = "create the bucket " + b.bucket + " or correct its name"
+	case r.StatusCode == http.StatusPreconditionFailed:
+		e.Err = storage.ErrExist
+	case slices.Contains(passing, r.Code):
+		e.Retry = true
+		if r.Code == "RequestTimeTooSkewed" {
+			e.Advice = "set this machine's clock: it differs from the store's"
+		}
+		b.renew(r.Code)
+	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized:
+		e.Err = fmt.Errorf("%w: %w", storage.ErrDenied, said)
+		e.Advice = "check the credentials, and that they may read, write, list and delete in the bucket " + b.bucket
+	case r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		e.Err = storage.ErrSpan
+	case r.StatusCode == http.StatusConflict && r.Code == "Conflict":
+		e.Retry = true // no code in the answer: take it for the conflict of two writers
+	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests:
+		e.Retry = true
+	case r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented:
+		e.Retry = true
+	case r.StatusCode >= 300 && r.StatusCode < 400, r.Code == "AuthorizationHeaderMalformed":
+		e.Advice = "check the endpoint and the region"
+		if r.Region != "" {
+			e.Advice += ": the bucket is in " + r.Region
+		}
+	}
+	return e
+}
+
+// renew has credentials fetched again that the store calls expired.
+func (b *Bucket) renew(code string) {
+	if code == "ExpiredToken" || code == "ExpiredTokenException" || code == "TokenRefreshRequired" {
+		b.creds.Expire()
+	}
+}
+
+// unanswered is for errors before an answer: network, TLS, invalid arguments.
+func (b *Bucket) unanswered(e *storage.Error) {
+	err := e.Err
+	var (
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		verify   *tls.CertificateVerificationError
+		plain    tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
+		e.Advice = "check the endpoint's host name, and name the certificate authority of the store in ca_file"
+	case errors.As(err, &plain):
+		e.Advice = "the server does not speak TLS: check scheme and port of the endpoint"
+	case errors.As(err, new(minio.ErrorResponse)): // refused by minio-go itself
+		e.Advice = "check endpoint and bucket name"
+	default:
+		e.Retry = true
+	}
+	// A timeout of the transport claims to be context.DeadlineExceeded, which
+	// would read as if the caller's time was up: break the chain.
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		e.Err = errors.New(err.Error())
+	}
+}

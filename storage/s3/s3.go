@@ -1,0 +1,172 @@
+// Package s3 is a bucket in an S3 store. It is the only importer of minio-go, whose
+// own retries are off: storage/retry decides when to try again.
+package s3
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// Style is how the bucket is addressed.
+type Style string
+
+// The styles. Auto is virtual-host style where the endpoint is known to have it.
+const (
+	Auto        Style = ""
+	Path        Style = "path"
+	VirtualHost Style = "virtual-host"
+)
+
+// Options say where the bucket is and how to reach it.
+type Options struct {
+	Endpoint string // "https://host[:port]"; without a scheme https; http is for tests and trusted networks
+	Bucket   string
+	Prefix   string // put before every key; may be empty
+	Region   string // asked of the store if empty
+	Style    Style
+
+	CAFile             string // PEM file of the authorities to trust instead of the system's
+	InsecureSkipVerify bool   // do not verify the certificate of the server
+
+	// AccessKey and SecretKey, and SessionToken if temporary. Without them the
+	// chain is: environment (AWS_*), shared credentials file, web identity or
+	// instance role.
+	AccessKey, SecretKey, SessionToken string
+	CredentialsFile, Profile           string // shared file; empty is what AWS_* or ~/.aws say
+
+	MaxConns       int           // connections kept and open at most; 0 is 32
+	ConnectTimeout time.Duration // 0 is 10 s
+	AnswerTimeout  time.Duration // from the end of a request to its answer; 0 is 60 s
+}
+
+// Bucket is a bucket of an S3 store.
+type Bucket struct {
+	core   *minio.Core
+	creds  *credentials.Credentials
+	bucket string
+	prefix string
+	secure bool
+}
+
+// New checks the options. It asks the store nothing.
+func New(o Options) (*Bucket, error) {
+	secure, host, err := parseEndpoint(o.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if o.Bucket == "" {
+		return nil, errors.New("s3: no bucket given")
+	}
+	prefix := strings.Trim(o.Prefix, "/")
+	if prefix != "" {
+		if err := storage.Key(prefix).Validate(); err != nil {
+			return nil, fmt.Errorf("s3: prefix: %w", err)
+		}
+		prefix += "/"
+	}
+	lookup, ok := map[Style]minio.BucketLookupType{
+		Auto: minio.BucketLookupAuto, Path: minio.BucketLookupPath, VirtualHost: minio.BucketLookupDNS,
+	}[o.Style]
+	if !ok {
+		return nil, fmt.Errorf("s3: unknown addressing style %q", o.Style)
+	}
+	rt, err := newTransport(o)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := chain(o)
+	if err != nil {
+		return nil, err
+	}
+	core, err := minio.NewCore(host, &minio.Options{
+		Creds: creds, Secure: secure, Region: o.Region, BucketLookup: lookup,
+		Transport: rt, MaxRetries: 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("s3: %w", err)
+	}
+	return &Bucket{core: core, creds: creds, bucket: o.Bucket, prefix: prefix, secure: secure}, nil
+}
+
+func parseEndpoint(s string) (secure bool, host string, err error) {
+	if !strings.Contains(s, "://") {
+		s = "https://" + s
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return false, "", errors.New("s3: endpoint is not a URL")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return false, "", fmt.Errorf("s3: endpoint has scheme %q, want https", u.Scheme)
+	case u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "":
+		return false, "", errors.New("s3: endpoint is not of the form https://host[:port]")
+	}
+	return u.Scheme == "https", u.Host, nil
+}
+
+func chain(o Options) (*credentials.Credentials, error) {
+	if (o.AccessKey == "") != (o.SecretKey == "") {
+		return nil, errors.New("s3: access key and secret key are given only together")
+	}
+	if o.AccessKey != "" {
+		return credentials.NewStaticV4(o.AccessKey, o.SecretKey, o.SessionToken), nil
+	}
+	return credentials.NewChainCredentials([]credentials.Provider{
+		&credentials.EnvAWS{},
+		&credentials.FileAWSCredentials{Filename: o.CredentialsFile, Profile: o.Profile},
+		&credentials.IAM{}, // web identity, container role or instance role
+	}), nil
+}
+
+func newTransport(o Options) (http.RoundTripper, error) {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.InsecureSkipVerify}
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("s3: certificate authorities: %w", err)
+		}
+		tlsConfig.RootCAs = x509.NewCertPool()
+		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("s3: %s holds no PEM certificate", o.CAFile)
+		}
+	}
+	conns := o.MaxConns
+	if conns == 0 {
+		conns = 32
+	}
+	return &transport{&http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: orElse(o.ConnectTimeout, 10*time.Second), KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:       tlsConfig,
+		TLSHandshakeTimeout:   orElse(o.ConnectTimeout, 10*time.Second),
+		ResponseHeaderTimeout: orElse(o.AnswerTimeout, 60*time.Second),
+		MaxIdleConns:          conns,
+		MaxIdleConnsPerHost:   conns,
+		MaxConnsPerHost:       conns,
+		IdleConnTimeout:       60 * time.Second,
+		DisableCompression:    true, // a store that zips would hide the length of the body
+	}}, nil
+}
+
+func orElse(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+// name is the object's name in the store.
+func (b *Bucket) name(key storage.Key) string { return b.prefix + string(key) }

@@ -1,0 +1,168 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// abortTimeout bounds how long cleaning up may hold the caller.
+const abortTimeout = 10 * time.Second
+
+const (
+	// MinPart is the smallest size in bytes of a part that is not the last.
+	MinPart = 5 << 20
+	// DefaultPart is the part size in bytes of a Writer unless told otherwise.
+	DefaultPart = 16 << 20
+)
+
+// WriterOptions bound the memory of a Writer: (InFlight+1) x PartSize bytes.
+type WriterOptions struct {
+	PartSize int // bytes, at least MinPart; 0 is DefaultPart
+	InFlight int // parts under way while the next one is filled; 0 is 1
+	Put      PutOptions
+}
+
+// Writer streams an object of unknown size into a bucket. What fits one part
+// becomes a single Put, so that a small object costs one request. The first error
+// sticks. A Writer is used by one goroutine; one of Commit and Abort ends it.
+type Writer struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	b      Bucket
+	key    Key
+	opts   WriterOptions
+	up     Upload
+	number int
+	size   int64
+	buf    []byte
+	free   chan []byte // buffers not in use; nil ones are not allocated yet
+	parts  sync.WaitGroup
+	done   bool
+}
+
+// NewWriter starts an object. Nothing is sent before the first part is full.
+func NewWriter(ctx context.Context, b Bucket, key Key, opts WriterOptions) *Writer {
+	if opts.PartSize == 0 {
+		opts.PartSize = DefaultPart
+	}
+	opts.PartSize = max(opts.PartSize, MinPart)
+	opts.InFlight = max(opts.InFlight, 1)
+	w := &Writer{b: b, key: key, opts: opts, free: make(chan []byte, opts.InFlight+1)}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	for range opts.InFlight + 1 {
+		w.free <- nil
+	}
+	return w
+}
+
+// Size is the number of bytes written so far.
+func (w *Writer) Size() int64 { return w.size }
+
+func (w *Writer) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		if w.done {
+			return n, errors.New("write to an ended object " + string(w.key))
+		}
+		if len(w.buf) == w.opts.PartSize {
+			w.send()
+		}
+		if err := w.acquire(); err != nil {
+			return n, err
+		}
+		c := min(len(p), w.opts.PartSize-len(w.buf))
+		w.buf = append(w.buf, p[:c]...)
+		p, n, w.size = p[c:], n+c, w.size+int64(c)
+	}
+	return n, w.err()
+}
+
+// acquire makes sure that there is a buffer to write to.
+func (w *Writer) acquire() error {
+	if err := w.err(); err != nil || w.buf != nil {
+		return err
+	}
+	select {
+	case w.buf = <-w.free:
+	case <-w.ctx.Done():
+		return w.err()
+	}
+	if w.buf == nil {
+		w.buf = make([]byte, 0, w.opts.PartSize)
+	}
+	return nil
+}
+
+// send uploads the buffer as the next part, beside the parts under way.
+func (w *Writer) send() {
+	if w.up == nil {
+		up, err := w.b.Begin(w.ctx, w.key, w.opts.Put)
+		if err != nil {
+			w.cancel(err)
+			return
+		}
+		w.up = up
+	}
+	w.number++
+	number, buf := w.number, w.buf
+	w.buf = nil
+	w.parts.Go(func() {
+		if err := w.up.Part(w.ctx, number, buf); err != nil {
+			w.cancel(err)
+		}
+		w.free <- buf[:0]
+	})
+}
+
+func (w *Writer) err() error { return context.Cause(w.ctx) }
+
+// Commit makes the object visible. After an error it is not there, unless it was
+// the answer of the store that got lost.
+func (w *Writer) Commit() error {
+	if w.done {
+		return errors.New("commit of an ended object " + string(w.key))
+	}
+	err := w.commit()
+	if err != nil {
+		w.Abort()
+	}
+	w.done = true
+	w.cancel(nil)
+	return err
+}
+
+func (w *Writer) commit() error {
+	if err := w.err(); err != nil {
+		return err
+	}
+	if w.up == nil {
+		return w.b.Put(w.ctx, w.key, w.buf, w.opts.Put)
+	}
+	if len(w.buf) > 0 {
+		w.send()
+	}
+	w.parts.Wait()
+	if err := w.err(); err != nil {
+		return err
+	}
+	return w.up.Complete(w.ctx)
+}
+
+// Abort gives the object up and removes what was sent, as far as the store
+// answers. After Commit it does nothing.
+func (w *Writer) Abort() {
+	if w.done {
+		return
+	}
+	w.done = true
+	w.cancel(context.Canceled)
+	w.parts.Wait()
+	if w.up == nil {
+		return
+	}
+	// The caller's context may be why we abort; the parts must go all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), abortTimeout)
+	defer cancel()
+	_ = w.up.Abort(ctx) // best effort: unfinished uploads are invisible
+}
