@@ -54,6 +54,9 @@ func TestWALOfRandomRecords(t *testing.T) {
 		if f := b.scan(t, len(b.segs)-1); f.Complete(size) || f.ValidEnd != uint32(uint64(b.pos)%uint64(size)) || f.Stop == "" {
 			t.Errorf("the last segment ends at %s: %+v", b.pos, f)
 		}
+		if _, err := r.Next(); !errors.Is(err, ErrEndOfWAL) || r.End() != b.pos {
+			t.Errorf("the reader stops at %s with %v, want %s", r.End(), err, b.pos)
+		}
 	}
 }
 
@@ -215,8 +218,8 @@ func TestRecordReaderStartsAndJoins(t *testing.T) {
 		for err == nil {
 			_, err = r.Next()
 		}
-		if errors.Is(err, io.EOF) {
-			t.Error("a missing segment was not seen")
+		if errors.Is(err, io.EOF) || errors.Is(err, ErrEndOfWAL) {
+			t.Errorf("a missing segment gives %v", err)
 		}
 		// Over the fork: the child's segment repeats the parent's, then goes on.
 		branch := append(names[:len(names)-1:len(names)-1], s.segments(2)...)
