@@ -61,15 +61,13 @@ type Etcd struct {
 	NoVerify bool `yaml:"-"`
 }
 
-// API is how to reach Patroni's REST API of the local member and, with the same
-// credentials, of the others.
+// API is how to reach Patroni's REST API of the local member and of the others. We
+// only read, which Patroni allows without a password.
 type API struct {
 	URL      string `yaml:"url"`
 	CAFile   string `yaml:"ca_file"`
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	Username string `yaml:"username"`
-	Password Secret `yaml:"password"`
 	NoVerify bool   `yaml:"-"` // ctl.insecure of Patroni's file
 }
 

@@ -80,12 +80,6 @@ func (c *Config) fromPatroni(t tree) {
 
 	a := &c.Patroni.API
 	fill("patroni.api.url", &a.URL, apiURL(t))
-	user, password := t.text("ctl.authentication.username"), t.text("ctl.authentication.password")
-	if user == "" {
-		user, password = t.text("restapi.authentication.username"), t.text("restapi.authentication.password")
-	}
-	fill("patroni.api.username", &a.Username, user)
-	hide("patroni.api.password", &a.Password, password)
 	ca := t.text("ctl.cacert")
 	if ca == "" {
 		ca = t.text("restapi.cafile")

@@ -30,7 +30,6 @@ func (c *Config) variables() []variable {
 		{name: "CLUSTER_DSN", path: "cluster.dsn", secret: &c.Cluster.DSN},
 		{name: "PATRONI_CONFIG", path: "patroni.config", text: &c.Patroni.Config},
 		{name: "ETCD_PASSWORD", path: "patroni.etcd.password", secret: &c.Patroni.Etcd.Password},
-		{name: "API_PASSWORD", path: "patroni.api.password", secret: &c.Patroni.API.Password},
 		{name: "LOG_LEVEL", path: "log.level", text: &c.Log.Level},
 		{name: "LOG_FORMAT", path: "log.format", text: &c.Log.Format},
 	}

@@ -33,9 +33,6 @@ func patroniVariable(name string) (path string, ok bool) {
 	} {
 		if key, ok := strings.CutPrefix(name, prefix); ok {
 			key = strings.ToLower(key)
-			if (section == "restapi." || section == "ctl.") && (key == "username" || key == "password") {
-				key = "authentication." + key
-			}
 			return section + key, true
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
+	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -127,9 +128,28 @@ func (a *app) json(v any) error {
 	return encoder.Encode(v)
 }
 
-// topology is the Patroni cluster as it is now.
-func (a *app) topology(context.Context) (cluster.Topology, error) {
-	return cluster.Topology{}, errors.New("read the topology: not built in yet")
+// topology is the Patroni cluster as it is now, its leader confirmed.
+func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
+	c, err := a.config()
+	if err != nil {
+		return cluster.Topology{}, err
+	}
+	e, api := c.Patroni.Etcd, c.Patroni.API
+	if len(e.Endpoints) == 0 && api.URL == "" {
+		return cluster.Topology{}, fail(exitConfig, "set patroni.config to the path of patroni.yml, or patroni.etcd.endpoints",
+			"%s says nothing of Patroni", c.File)
+	}
+	observer, err := patroni.New(patroni.Options{
+		Scope: c.Cluster.Scope, Namespace: c.Patroni.Namespace, Log: a.logger(),
+		Endpoints: e.Endpoints, V2: e.V2, Username: e.Username, Password: e.Password.Reveal(),
+		TLS: patroni.TLS{CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, NoVerify: e.NoVerify},
+		API: api.URL, APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},
+	})
+	if err != nil {
+		return cluster.Topology{}, fail(exitConfig, "", "%w", err)
+	}
+	t, err := observer.Topology(ctx)
+	return t, errors.Join(err, observer.Close())
 }
 
 // systemFlag adds --system-id to a command that reads a repository.

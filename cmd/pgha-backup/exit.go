@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -63,7 +64,8 @@ func exitCode(err error) int {
 		return exitVerification
 	case errors.Is(err, storage.ErrNotExist):
 		return exitNotFound
-	case storage.IsRetryable(err), errors.Is(err, context.DeadlineExceeded):
+	case storage.IsRetryable(err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
+		is[*patroni.UnconfirmedError](err):
 		return exitUnreachable
 	}
 	return exitError

@@ -69,5 +69,16 @@ func localSystem(dataDir string) (postgres.SystemIdentifier, bool) {
 	return id, id != 0
 }
 
-// patroniSystem asks etcd.
-func (a *app) patroniSystem(context.Context) (postgres.SystemIdentifier, bool) { return 0, false }
+// patroniSystem is what Patroni's initialize key says; 0 if nobody can be asked.
+// The leader need not be known for that.
+func (a *app) patroniSystem(ctx context.Context) (postgres.SystemIdentifier, bool) {
+	c, err := a.config()
+	if err != nil || len(c.Patroni.Etcd.Endpoints) == 0 && c.Patroni.API.URL == "" {
+		return 0, false
+	}
+	t, err := a.topology(ctx)
+	if err != nil {
+		a.logger().Debug("the system identifier could not be had from Patroni", "error", err)
+	}
+	return t.SystemIdentifier, t.SystemIdentifier != 0
+}
