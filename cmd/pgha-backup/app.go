@@ -19,7 +19,9 @@ import (
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
+	"github.com/pgha-backup/pgha-backup/storage/emulate"
 	"github.com/pgha-backup/pgha-backup/storage/file"
+	"github.com/pgha-backup/pgha-backup/storage/retry"
 	"github.com/pgha-backup/pgha-backup/storage/s3"
 )
 
@@ -96,14 +98,33 @@ func (a *app) store() (storage.Bucket, error) {
 }
 
 // bucket is the store with retries and, where configured, emulated create-once.
-func (a *app) bucket(_ context.Context) (storage.Bucket, error) {
-	return a.store()
+func (a *app) bucket(context.Context) (storage.Bucket, error) { return a.bucketWith(retry.Options{}) }
+
+// bucketWith is bucket with another patience.
+func (a *app) bucketWith(o retry.Options) (storage.Bucket, error) {
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = a.logger()
+	}
+	var bucket storage.Bucket = retry.New(store, o)
+	if a.loaded.Repository().ConditionalWrites == config.Emulate {
+		bucket = emulate.New(bucket)
+	}
+	return bucket, nil
 }
 
 // repository is the cluster's repository of one system identifier. Nothing is
 // asked of the store.
-func (a *app) repository(ctx context.Context, system postgres.SystemIdentifier) (*catalog.Repository, error) {
-	bucket, err := a.bucket(ctx)
+func (a *app) repository(_ context.Context, system postgres.SystemIdentifier) (*catalog.Repository, error) {
+	return a.repositoryWith(system, retry.Options{})
+}
+
+// repositoryWith is repository with another patience.
+func (a *app) repositoryWith(system postgres.SystemIdentifier, o retry.Options) (*catalog.Repository, error) {
+	bucket, err := a.bucketWith(o)
 	if err != nil {
 		return nil, err
 	}
