@@ -13,7 +13,7 @@ tool() {
     mkdir -p "$cache/tools" "$cache/bin"
     rm -rf "$dir.new"
     found=$HOME/go/bin/$name
-    if [ -x "$found" ] && "$go" version -m "$found" | grep -qE "^[[:space:]]+mod[[:space:]].*[[:space:]]$version[[:space:]]"; then
+    if [ -x "$found" ] && "$go" version -m "$found" | grep -qE "^[[:space:]]+mod[[:space:]].*[[:space:]]${version}[[:space:]]"; then
       install -D -m 755 "$found" "$dir.new/$name"
     else
       say "building $name $version"
