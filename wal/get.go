@@ -17,7 +17,7 @@ import (
 
 // Defaults of a Getter.
 const (
-	DefaultPrefetch   = 8
+	DefaultBatch      = 8
 	DefaultSpoolBytes = 256 << 20
 )
 
@@ -30,7 +30,7 @@ type Getter struct {
 	Mode          Mode
 	State         string // directory for small notes; may be empty or unwritable
 	Spool         string // directory for segments fetched ahead; empty: none are
-	Prefetch      int    // segments fetched ahead; 0 is DefaultPrefetch, negative none
+	Batch         int    // segments fetched by one Get, its own included; 0 is DefaultBatch
 	SpoolBytes    int64  // bound of the segments fetched ahead; 0 is DefaultSpoolBytes
 	Timeouts      Timeouts
 	Log           *slog.Logger // may be nil

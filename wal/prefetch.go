@@ -46,10 +46,10 @@ func (r *retrieval) spool() *spool {
 
 // ahead is how many segments are fetched ahead.
 func (r *retrieval) ahead() int {
-	if r.Prefetch < 0 || r.size == 0 {
+	if r.size == 0 {
 		return 0
 	}
-	return int(min(int64(orElse(r.Prefetch, DefaultPrefetch)), orElse(r.SpoolBytes, DefaultSpoolBytes)/int64(r.size)))
+	return int(min(int64(orElse(r.Batch, DefaultBatch)-1), orElse(r.SpoolBytes, DefaultSpoolBytes)/int64(r.size)))
 }
 
 // prefetch fetches the segments after ours into the spool. A failure here is
