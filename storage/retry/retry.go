@@ -173,7 +173,11 @@ func (c *call) try(f func(context.Context) error) error {
 	defer cancel()
 	c.arm(cancel)
 	defer c.watch.stop()
-	return c.settle(f(storage.WithProgress(ctx, c.moved)))
+	outer := storage.Progress(c.ctx) // who bounds several calls together
+	return c.settle(f(storage.WithProgress(ctx, func(n int) {
+		c.moved(n)
+		outer(n)
+	})))
 }
 
 func (c *call) arm(cancel context.CancelFunc) {
