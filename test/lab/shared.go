@@ -43,10 +43,13 @@ func removeStaleShared() {
 // users tells which user ids have a process.
 func users() map[uint32]bool {
 	alive := map[uint32]bool{}
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		if info, err := os.Stat(dir); err == nil {
-			alive[info.Sys().(*syscall.Stat_t).Uid] = true
+	files, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, file := range files {
+		b, _ := os.ReadFile(file)
+		_, line, _ := strings.Cut(string(b), "\nUid:\t")
+		real, _, _ := strings.Cut(line, "\t")
+		if id, err := strconv.ParseUint(real, 10, 32); err == nil {
+			alive[uint32(id)] = true
 		}
 	}
 	return alive
