@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -121,4 +122,18 @@ func (w *world) latest(m *lab.Member) catalog.Manifest {
 		w.Fatalf("show latest: %v", err)
 	}
 	return manifest
+}
+
+// lose removes a WAL segment from the store, behind everybody's back.
+func (w *world) lose(segment string) {
+	w.Helper()
+	for key := range w.s3.Keys() {
+		if strings.HasSuffix(key, "/"+segment) {
+			if err := os.Remove(filepath.Join(w.s3.Dir, w.s3.Bucket, key)); err != nil {
+				w.Fatal(err)
+			}
+			return
+		}
+	}
+	w.Fatalf("the store has no %s to lose", segment)
 }
