@@ -26,8 +26,8 @@ func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
 }
 
 // Next is the next record. io.EOF means that the source ran out at a good place; a
-// record cut by the last segment's end counts as that, see Pending. Any other error
-// is where the log ends or cannot be read: a server would replay up to End.
+// record cut by the last segment's end counts as that, see Pending. ErrEndOfWAL means
+// that the log ends here or is damaged: a server would replay up to End.
 func (r *RecordReader) Next() (Record, error) {
 	for r.stop == nil {
 		if !r.open {
@@ -44,15 +44,17 @@ func (r *RecordReader) Next() (Record, error) {
 			r.stop = err
 			break
 		}
-		rec, ours, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
+		if raw.kind == 0 || raw.start < r.from {
+			r.end = raw.end
+			continue
+		}
+		rec, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
 		if err != nil {
 			r.stop = err
 			break
 		}
 		r.end = raw.end
-		if ours && rec.Start >= r.from {
-			return rec, nil
-		}
+		return rec, nil
 	}
 	return Record{}, r.stop
 }
