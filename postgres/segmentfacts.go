@@ -36,6 +36,9 @@ type SegmentFacts struct {
 	Tablespaces []Tablespace `json:"tablespaces,omitempty"`
 	// Open describes the record that begins here and ends in the next segment.
 	Open *OpenRecord `json:"open,omitempty"`
+	// Stop says in words why the WAL ends before the segment does; empty if it does
+	// not. It is for the log and not kept.
+	Stop string `json:"-"`
 }
 
 // RestorePoint is one pg_create_restore_point.

@@ -1,0 +1,67 @@
+package postgres
+
+import "testing"
+
+func TestPageChecksumOfRealPages(t *testing.T) {
+	eachSample(t, func(t *testing.T, s sample) {
+		data := s["pg_class.relation"]
+		initialised := 0
+		for block := uint32(0); len(data) >= PageSize; block++ {
+			page := data[:PageSize]
+			data = data[PageSize:]
+			if !VerifyPage(page, block) {
+				t.Errorf("block %d does not verify", block)
+			}
+			if PageIsNew(page) {
+				continue
+			}
+			initialised++
+			if !PagePlausible(page) || PageLSN(page) == 0 || PageLSN(page) > 1<<32 {
+				t.Errorf("block %d: plausible %v, LSN %s", block, PagePlausible(page), PageLSN(page))
+			}
+			if VerifyPage(page, block+1) {
+				t.Errorf("block %d verifies as its neighbour", block)
+			}
+			for _, at := range []int{0, 9, 10, 100, PageSize - 1} {
+				page[at] ^= 0x40
+				if VerifyPage(page, block) {
+					t.Errorf("block %d verifies with byte %d changed", block, at)
+				}
+				page[at] ^= 0x40
+			}
+		}
+		if initialised < 5 {
+			t.Errorf("the sample has %d pages", initialised)
+		}
+	})
+}
+
+func TestPagePlausible(t *testing.T) {
+	if page := make([]byte, PageSize); !PageIsNew(page) || !VerifyPage(page, 3) || PagePlausible(page) {
+		t.Error("a new page is all zero, verifies, and tells nothing")
+	}
+	good := loadSample(t, "15")["pg_class.relation"][:PageSize]
+	for _, at := range []int{11, 13, 15, 17, 18, 19} {
+		page := append([]byte(nil), good...)
+		page[at] ^= 0xF8
+		if PagePlausible(page) {
+			t.Errorf("plausible with byte %d changed", at)
+		}
+	}
+}
+
+func BenchmarkPageChecksum(b *testing.B) {
+	page := loadSample(b, "15")["pg_class.relation"][:PageSize]
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		PageChecksum(page, 7)
+	}
+}
+
+func BenchmarkPageLSNFilter(b *testing.B) {
+	page := loadSample(b, "15")["pg_class.relation"][:PageSize]
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		_ = PagePlausible(page) && PageLSN(page) != 0
+	}
+}

@@ -1,0 +1,82 @@
+package postgres
+
+import "errors"
+
+// SegmentSource gives the segments of one branch in order, each whole, under the
+// name it was found by; io.EOF when there are no more. The slice may be reused
+// once the source is called again.
+type SegmentSource func() (Segment, []byte, error)
+
+// RecordReader yields the records of consecutive segments in WAL order: the order
+// in which PostgreSQL looks for its recovery target. At a fork the segment of the
+// newer timeline stands for both, as it does for the server.
+type RecordReader struct {
+	from LSN
+	next SegmentSource
+	walk walWalker
+	open bool
+	end  LSN
+	stop error
+}
+
+// NewRecordReader reads from the first segment that next gives and yields the
+// records that start at or after from.
+func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
+	return &RecordReader{from: from, next: next}
+}
+
+// Next is the next record. io.EOF means that the source ran out at a good place; a
+// record cut by the last segment's end counts as that, see Pending. Any other error
+// is where the log ends or cannot be read: a server would replay up to End.
+func (r *RecordReader) Next() (Record, error) {
+	for r.stop == nil {
+		if !r.open {
+			if r.stop = r.openNext(); r.stop != nil {
+				break
+			}
+		}
+		raw, err := r.walk.next()
+		if errors.Is(err, errSegmentEnd) {
+			r.open = false
+			continue
+		}
+		if err != nil {
+			r.stop = err
+			break
+		}
+		rec, ours, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
+		if err != nil {
+			r.stop = err
+			break
+		}
+		r.end = raw.end
+		if ours && rec.Start >= r.from {
+			return rec, nil
+		}
+	}
+	return Record{}, r.stop
+}
+
+func (r *RecordReader) openNext() error {
+	seg, data, err := r.next()
+	if err != nil {
+		return err
+	}
+	if err := r.walk.open(seg, data); err != nil {
+		return err
+	}
+	r.open = true
+	return nil
+}
+
+// End is the end of the last whole record read, of whatever kind; 0 before that.
+func (r *RecordReader) End() LSN { return r.end }
+
+// Pending is the record that the last segment leaves open; false if there is none.
+func (r *RecordReader) Pending() (OpenRecord, bool) {
+	p := &r.walk.part
+	if p.total == 0 || p.blind {
+		return OpenRecord{}, false
+	}
+	return OpenRecord{LSN: p.start, Kind: p.kind()}, true
+}

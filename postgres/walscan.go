@@ -1,0 +1,107 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// ScanSegment walks a whole segment or .partial and gathers its facts; data is the
+// file, of wal_segment_size bytes. An error means that it cannot be walked at all,
+// and the facts say only that. WAL that ends early is no error but ValidEnd and Stop.
+func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
+	unknown := SegmentFacts{ValidEnd: uint32(min(int64(len(data)), math.MaxUint32))}
+	var w walWalker
+	if err := w.open(name.Segment, data); err != nil {
+		return unknown, err
+	}
+	f := SegmentFacts{Walked: true}
+	raw, stop := w.next()
+	for ; stop == nil; raw, stop = w.next() {
+		rec, ours, err := decodeRecord(raw, name.Segment.Timeline, w.head.Major)
+		if err != nil {
+			return unknown, fmt.Errorf("scan %s: %w", name, err)
+		}
+		if ours {
+			f.note(rec)
+		}
+	}
+	f.ValidEnd, f.FirstLSN, f.LastLSN = uint32(w.valid), w.first, w.last
+	switch {
+	case !errors.Is(stop, errSegmentEnd):
+		f.Stop = stop.Error()
+	case w.switched && allZero(data[w.valid:]):
+		f.Switched = true
+	case w.switched:
+		f.Stop = fmt.Sprintf("walk %s: bytes other than zero follow the segment switch", name)
+	case w.part.total > 0 && !w.part.blind:
+		f.Open = &OpenRecord{LSN: w.part.start, Kind: w.part.kind()}
+		f.LastLSN = w.part.start
+		if f.FirstLSN == 0 {
+			f.FirstLSN = w.part.start
+		}
+	}
+	return f, nil
+}
+
+// Complete tells whether a segment of the given size needs nothing more (R2): it
+// was walked to its end, or to a switch followed by zeros.
+func (f SegmentFacts) Complete(size SegmentSize) bool {
+	return f.Walked && (f.Switched || f.ValidEnd == uint32(size))
+}
+
+func (f *SegmentFacts) note(r Record) {
+	switch {
+	case r.Kind == RecordRestorePoint:
+		f.RestorePoints = append(f.RestorePoints, RestorePoint{Name: r.Name, LSN: r.Start, End: r.End, Time: r.Time})
+	case r.Kind == RecordTablespaceCreate:
+		f.Tablespaces = append(f.Tablespaces, r.Tablespace)
+	case r.Kind.EndsTransaction():
+		f.Commits++
+		f.MinTime, f.MaxTime = widen(f.MinTime, f.MaxTime, r.Time)
+		if r.XID != 0 && (f.MinXID == 0 || r.XID < f.MinXID) {
+			f.MinXID = r.XID
+		}
+		f.MaxXID = max(f.MaxXID, r.XID)
+	}
+}
+
+func widen(low, high, t time.Time) (time.Time, time.Time) {
+	if t.IsZero() {
+		return low, high
+	}
+	if low.IsZero() || t.Before(low) {
+		low = t
+	}
+	if t.After(high) {
+		high = t
+	}
+	return low, high
+}
+
+// kind tells what the cut record is, as far as its header is there.
+func (p *partialRecord) kind() string {
+	switch {
+	case p.have < recordHeader:
+		return "unknown"
+	case p.head[17] == rmXact:
+		return "xact"
+	}
+	return "other"
+}
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
