@@ -25,10 +25,21 @@ func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
 	return &RecordReader{from: from, next: next}
 }
 
-// Next is the next record. io.EOF means that the source ran out at a good place; a
-// record cut by the last segment's end counts as that, see Pending. Any other error
-// is where the log ends or cannot be read: a server would replay up to End.
+// Next is the next record of a kind that means something to recovery. io.EOF means
+// that the source ran out at a good place; a record cut by the last segment's end
+// counts as that, see Pending. Any other error is where the log ends or cannot be
+// read: a server would replay up to End.
 func (r *RecordReader) Next() (Record, error) {
+	for {
+		rec, err := r.NextAny()
+		if err != nil || rec.Kind != 0 {
+			return rec, err
+		}
+	}
+}
+
+// NextAny is the next record of any kind; one that is not decoded has Kind 0.
+func (r *RecordReader) NextAny() (Record, error) {
 	for r.stop == nil {
 		if !r.open {
 			if r.stop = r.openNext(); r.stop != nil {
@@ -44,13 +55,13 @@ func (r *RecordReader) Next() (Record, error) {
 			r.stop = err
 			break
 		}
-		rec, ours, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
+		rec, _, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
 		if err != nil {
 			r.stop = err
 			break
 		}
 		r.end = raw.end
-		if ours && rec.Start >= r.from {
+		if rec.Start >= r.from {
 			return rec, nil
 		}
 	}
