@@ -56,11 +56,15 @@ func (e *UnreachableError) Hint() string { return e.Advice }
 type NotFoundError struct {
 	What   string
 	Known  []string // some that are there
+	Gap    string   // where the archive that was looked through ends early; may be empty
 	Advice string
 }
 
 func (e *NotFoundError) Error() string {
 	s := e.What + " is not in the archive"
+	if e.Gap != "" {
+		s += fmt.Sprintf(" before its gap at %s; what lies behind cannot be reached", e.Gap)
+	}
 	if len(e.Known) > 0 {
 		s += "; there are: " + strings.Join(e.Known, ", ")
 	}

@@ -109,7 +109,7 @@ func (f Facts) noBackup(request Request, branches []branch) error {
 		e.Why = fmt.Sprintf("backup %s does not lie on that branch of the timeline tree", request.Backup)
 	}
 	for _, m := range f.Backups {
-		if m.ID == request.Backup || request.Backup == "" {
+		if m.ID == request.Backup || request.Backup == "" && m.Type == catalog.Full && !m.Damaged() {
 			e.Nearest = append(e.Nearest, endOf(m))
 		}
 	}

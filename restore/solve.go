@@ -168,7 +168,7 @@ func (s search) name(found *solution) error {
 // unknown refuses what was not found; behind a gap it may be.
 func (s search) unknown(c *chain, e *NotFoundError) error {
 	if c.behind.Timeline != 0 {
-		e.What += fmt.Sprintf(" up to the gap at %s", c.missing)
+		e.Gap = c.missing.Name()
 	}
 	return e
 }
