@@ -69,6 +69,10 @@ func TestTablespaceMap(t *testing.T) {
 			t.Errorf("have %q, want %q", got, text)
 		}
 	})
+	odd := []Tablespace{{OID: 7, Path: "/a\rb\\\\c\n"}, {OID: 8, Path: "/with blank "}}
+	if got, err := ParseTablespaceMap(FormatTablespaceMap(odd)); err != nil || !slices.Equal(got, odd) {
+		t.Errorf("%+v %v", got, err)
+	}
 	for _, text := range []string{"x /p\n", "1\n", "1 \n", "0 /p\n", "1 /p", "1 /p\\", "1 /p\n1 /q\n", "1 /" + strings.Repeat("p", 1024) + "\n", "1 /a\x00b\n"} {
 		if list, err := ParseTablespaceMap(text); err == nil {
 			t.Errorf("%q: accepted as %+v", text, list)

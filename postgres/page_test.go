@@ -40,6 +40,11 @@ func TestPagePlausible(t *testing.T) {
 	if page := make([]byte, PageSize); !PageIsNew(page) || !VerifyPage(page, 3) || PagePlausible(page) {
 		t.Error("a new page is all zero, verifies, and tells nothing")
 	}
+	dirty := make([]byte, PageSize)
+	dirty[PageSize-1] = 1
+	if VerifyPage(dirty, 3) {
+		t.Error("a page that is neither new nor initialised verifies")
+	}
 	good := loadSample(t, "15")["pg_class.relation"][:PageSize]
 	for _, at := range []int{11, 13, 15, 17, 18, 19} {
 		page := append([]byte(nil), good...)

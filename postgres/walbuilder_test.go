@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
@@ -89,7 +90,7 @@ func (b *walBuilder) commit(xid uint32, at uint64) (start, end LSN) {
 
 // filler writes a record of the given total length that nobody decodes.
 func (b *walBuilder) filler(total int) (start, end LSN) {
-	return b.add(10, 0, 1, make([]byte, total-recordHeader))
+	return b.add(10, 0, 1, bytes.Repeat([]byte{0xA5}, total-recordHeader))
 }
 
 // fillTo writes a filler so that n bytes are left in the segment.

@@ -27,8 +27,8 @@ func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
 
 // Next is the next record of a kind that means something to recovery. io.EOF means
 // that the source ran out at a good place; a record cut by the last segment's end
-// counts as that, see Pending. Any other error is where the log ends or cannot be
-// read: a server would replay up to End.
+// counts as that, see Pending. ErrEndOfWAL means that the log ends here or is
+// damaged: a server would replay up to End.
 func (r *RecordReader) Next() (Record, error) {
 	for {
 		rec, err := r.NextAny()
@@ -38,7 +38,8 @@ func (r *RecordReader) Next() (Record, error) {
 	}
 }
 
-// NextAny is the next record of any kind; one that is not decoded has Kind 0.
+// NextAny is the next record of any kind; of one that is not decoded only Start,
+// End, Timeline and XID are told.
 func (r *RecordReader) NextAny() (Record, error) {
 	for r.stop == nil {
 		if !r.open {
@@ -55,15 +56,19 @@ func (r *RecordReader) NextAny() (Record, error) {
 			r.stop = err
 			break
 		}
-		rec, _, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
-		if err != nil {
-			r.stop = err
-			break
+		if raw.start < r.from {
+			r.end = raw.end
+			continue
+		}
+		rec := Record{Start: raw.start, End: raw.end, Timeline: r.walk.seg.Timeline, XID: raw.xid}
+		if raw.kind != 0 {
+			if rec, err = decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major); err != nil {
+				r.stop = err
+				break
+			}
 		}
 		r.end = raw.end
-		if rec.Start >= r.from {
-			return rec, nil
-		}
+		return rec, nil
 	}
 	return Record{}, r.stop
 }

@@ -124,24 +124,19 @@ func kindOf(rmid, info byte) RecordKind {
 	return 0
 }
 
-func decodable(rmid, info byte) bool { return kindOf(rmid, info) != 0 }
-
 var errShortRecord = errors.New("record is too short")
 
-// decodeRecord gives r its meaning; false if it is not one of ours.
-func decodeRecord(r rawRecord, tli TimelineID, major int) (Record, bool, error) {
-	rec := Record{Kind: kindOf(r.rmid, r.info), Start: r.start, End: r.end, Timeline: tli, XID: r.xid}
-	if rec.Kind == 0 {
-		return rec, false, nil
-	}
+// decodeRecord gives a record of one of our kinds its meaning.
+func decodeRecord(r rawRecord, tli TimelineID, major int) (Record, error) {
+	rec := Record{Kind: r.kind, Start: r.start, End: r.end, Timeline: tli, XID: r.xid}
 	data, err := mainData(r.body)
 	if err == nil {
 		err = rec.decode(data, r.info, major)
 	}
 	if err != nil {
-		return rec, false, fmt.Errorf("decode %s record at %s: %w", rec.Kind, r.start, err)
+		return Record{}, fmt.Errorf("decode %s record at %s: %w", rec.Kind, r.start, err)
 	}
-	return rec, true, nil
+	return rec, nil
 }
 
 // mainData finds a record's main data, which comes last. The records we decode

@@ -19,13 +19,14 @@ func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
 	f := SegmentFacts{Walked: true}
 	raw, stop := w.next()
 	for ; stop == nil; raw, stop = w.next() {
-		rec, ours, err := decodeRecord(raw, name.Segment.Timeline, w.head.Major)
+		if raw.kind == 0 {
+			continue
+		}
+		rec, err := decodeRecord(raw, name.Segment.Timeline, w.head.Major)
 		if err != nil {
 			return unknown, fmt.Errorf("scan %s: %w", name, err)
 		}
-		if ours {
-			f.note(rec)
-		}
+		f.note(rec)
 	}
 	f.ValidEnd, f.FirstLSN, f.LastLSN = uint32(w.valid), w.first, w.last
 	switch {

@@ -54,6 +54,9 @@ func TestWALOfRandomRecords(t *testing.T) {
 		if f := b.scan(t, len(b.segs)-1); f.Complete(size) || f.ValidEnd != uint32(uint64(b.pos)%uint64(size)) || f.Stop == "" {
 			t.Errorf("the last segment ends at %s: %+v", b.pos, f)
 		}
+		if _, err := r.Next(); !errors.Is(err, ErrEndOfWAL) || r.End() != b.pos {
+			t.Errorf("the reader stops at %s with %v, want %s", r.End(), err, b.pos)
+		}
 	}
 }
 
@@ -207,86 +210,45 @@ func TestScanSegmentDamage(t *testing.T) {
 	}
 }
 
-func TestRecordReaderStartsAndJoins(t *testing.T) {
-	eachSample(t, func(t *testing.T, s sample) {
-		names := s.segments(1)
-		r := NewRecordReader(0, s.source(t, names[0], names[2]))
-		var err error
-		for err == nil {
-			_, err = r.Next()
-		}
-		if errors.Is(err, io.EOF) {
-			t.Error("a missing segment was not seen")
-		}
-		// Over the fork: the child's segment repeats the parent's, then goes on.
-		branch := append(names[:len(names)-1:len(names)-1], s.segments(2)...)
-		h, err := ParseTimelineHistory(2, s["00000002.history"])
-		if err != nil {
-			t.Fatal(err)
-		}
-		fork, _ := h.SwitchOf(1)
-		r = NewRecordReader(fork, s.source(t, branch...))
-		rec, err := r.Next()
-		if err != nil || rec.Start != fork || rec.NewTimeline != 2 || rec.PrevTimeline != 1 || rec.Timeline != 2 {
-			t.Errorf("first record at the fork %s: %+v %v", fork, rec, err)
-		}
-	})
-}
-
-func FuzzScanSegment(f *testing.F) {
-	b := newWALBuilder(mib, SegmentAt(1, 1<<20, mib))
-	b.commit(1, 1)
-	b.filler(20000)
-	b.commit(2, 2)
-	b.switchSegment()
-	f.Add(b.segs[0][:3*8192], uint16(0))
-	s := loadSample(f, "15")["000000010000000000000009"]
-	f.Add(s[:4*8192], uint16(1))
-	f.Fuzz(func(t *testing.T, data []byte, number uint16) {
-		whole := make([]byte, mib)
-		copy(whole, data)
-		name := WALFile{Kind: WALSegment, Segment: Segment{Timeline: 1, Seg: uint32(number)}}
-		if h, err := ParseWALHeader(whole); err == nil && h.SegmentSize == mib {
-			name.Segment = SegmentAt(h.Timeline, h.Address, mib)
-		}
-		facts, err := ScanSegment(name, whole)
-		if err != nil && facts.Walked || err == nil && facts.ValidEnd > uint32(mib) {
-			t.Errorf("%+v %v", facts, err)
-		}
-		once := false
-		r := NewRecordReader(0, func() (Segment, []byte, error) {
-			if once {
-				return Segment{}, nil, io.EOF
-			}
-			once = true
-			return name.Segment, whole, nil
-		})
-		commits := 0
-		for {
-			rec, err := r.Next()
-			if err != nil {
-				break
-			}
-			if rec.Kind.EndsTransaction() {
-				commits++
-			}
-		}
-		if facts.Walked && commits != facts.Commits {
-			t.Errorf("the reader sees %d commits, the scan %d", commits, facts.Commits)
-		}
-	})
-}
-
-func BenchmarkScanSegment(b *testing.B) {
-	w := newWALBuilder(DefaultSegmentSize, SegmentAt(1, 1<<30, DefaultSegmentSize))
-	for len(w.segs) < 2 { // pgbench's mixture
-		for _, n := range []int{140, 74, 79, 79, 64} {
-			w.filler(n)
-		}
-		w.commit(1, 1)
+// Each field of a page header ends the log at its page by itself.
+func TestPageHeaderDamage(t *testing.T) {
+	b := newWALBuilder(mib, SegmentAt(2, 1<<20, mib))
+	for range 3 {
+		b.room(0, 0)
+		b.filler(int(8192 - b.pos%8192))
 	}
-	b.SetBytes(int64(DefaultSegmentSize))
-	for b.Loop() {
-		w.scan(b, 0)
+	b.filler(20000) // begins with the fourth page and runs over the next two
+	b.fillTo(0)
+	if f := b.scan(t, 0); !f.Complete(mib) {
+		t.Fatalf("%+v", f)
+	}
+	for _, c := range []struct {
+		page, at int
+		value    byte
+		want     int
+	}{
+		{3, 0, 0x11, 3}, {3, 2, 0x10, 3}, {3, 2, 0x02, 3}, {3, 4, 3, 3}, {3, 10, 9, 3}, {3, 2, 0x01, 3}, // a record continued from nowhere
+		{4, 16, 1, 3}, {4, 2, 0, 3}, {4, 4, 1, 3}, {5, 8, 1, 3},
+	} {
+		data := bytes.Clone(b.segs[0])
+		data[c.page*8192+c.at] = c.value
+		f, err := ScanSegment(WALFile{Kind: WALSegment, Segment: b.first}, data)
+		if err != nil || f.Stop == "" || f.ValidEnd != uint32(c.want*8192) {
+			t.Errorf("page %d byte %d = %d: %+v %v", c.page, c.at, c.value, f, err)
+		}
+	}
+}
+
+// A record that does not name the one before it is a stale one, however whole.
+func TestRecordChain(t *testing.T) {
+	for _, total := range []int{100, 9000} {
+		b := newWALBuilder(mib, SegmentAt(2, 1<<20, mib))
+		b.commit(1, 1)
+		_, end := b.commit(2, 2)
+		b.prev -= 8
+		b.filler(total)
+		if f := b.scan(t, 0); f.ValidEnd != uint32(uint64(end)%uint64(mib)) || f.Commits != 2 || f.Complete(mib) {
+			t.Errorf("record of %d bytes: %+v", total, f)
+		}
 	}
 }

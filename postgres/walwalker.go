@@ -17,15 +17,20 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// ErrEndOfWAL is in the error of RecordReader where the log itself ends or is
+// damaged; other errors come from the source or from segments that do not join.
+var ErrEndOfWAL = errors.New("end of WAL")
+
 // errSegmentEnd says that the walker came to the end of the segment it was given.
 var errSegmentEnd = errors.New("end of WAL segment")
 
-// rawRecord is a record whose checksum is proved. body holds what follows the
-// header and lives until the next step; it is nil for records nobody decodes.
+// rawRecord is a record whose checksum is proved. If kind is not 0, body holds what
+// follows the header and lives until the next step.
 type rawRecord struct {
 	start, end LSN
+	kind       RecordKind
+	info       byte
 	xid        uint32
-	info, rmid byte
 	body       []byte
 }
 
@@ -124,7 +129,7 @@ func (w *walWalker) next() (rawRecord, error) {
 }
 
 func (w *walWalker) stop(format string, args ...any) error {
-	return fmt.Errorf("walk %s at %s: %w", w.seg, w.base+LSN(w.off), fmt.Errorf(format, args...))
+	return fmt.Errorf("walk %s: %w at %s: %w", w.seg, ErrEndOfWAL, w.base+LSN(w.off), fmt.Errorf(format, args...))
 }
 
 // enterPage checks the header of the page at off and steps over it.
@@ -216,11 +221,7 @@ func (w *walWalker) finish() (rec rawRecord, blind bool, err error) {
 	if crc := recordCRC(p.crc, p.head[:]); crc != le.Uint32(p.head[20:]) {
 		return rec, false, w.stop("checksum of the record at %s is %08X, want %08X", p.start, crc, le.Uint32(p.head[20:]))
 	}
-	body := p.body
-	if !p.keep {
-		body = nil
-	}
-	rec = w.deliver(p.start, p.head[:], body)
+	rec = w.deliver(p.start, p.head[:], p.body)
 	p.drop()
 	return rec, false, nil
 }
@@ -235,11 +236,11 @@ func (w *walWalker) deliver(start LSN, head, body []byte) rawRecord {
 			w.first = start
 		}
 	}
-	rec := rawRecord{start: start, end: w.base + LSN(w.off), xid: binary.LittleEndian.Uint32(head[4:]), info: head[16], rmid: head[17]}
-	if decodable(rec.rmid, rec.info) {
-		rec.body = body
+	rec := rawRecord{start: start, end: w.base + LSN(w.off), kind: kindOf(head[17], head[16])}
+	if rec.kind != 0 {
+		rec.info, rec.xid, rec.body = head[16], binary.LittleEndian.Uint32(head[4:]), body
 	}
-	if rec.rmid == rmXLOG && rec.info&0xF0 == xlogSwitch {
+	if rec.kind == RecordSwitch {
 		w.switched, rec.end = true, w.base+LSN(len(w.data))
 	}
 	return rec
@@ -266,7 +267,7 @@ func (p *partialRecord) add(b []byte) {
 		if p.have < recordHeader {
 			return
 		}
-		p.keep = decodable(p.head[17], p.head[16])
+		p.keep = kindOf(p.head[17], p.head[16]) != 0
 	}
 	p.have += len(b)
 	p.crc = crc32.Update(p.crc, castagnoli, b)

@@ -3,6 +3,7 @@ package restore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -83,12 +84,14 @@ func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter
 		})
 		for {
 			record, err := reader.NextAny()
-			if failed != nil {
+			switch {
+			case failed != nil:
 				yield(record, failed)
 				return
-			}
-			if err != nil || !yield(record, nil) {
-				return // io.EOF, or where the log ends
+			case errors.Is(err, io.EOF), errors.Is(err, postgres.ErrEndOfWAL):
+				return
+			case !yield(record, err) || err != nil:
+				return
 			}
 		}
 	}

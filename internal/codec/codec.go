@@ -74,7 +74,7 @@ func NewEncoder(name Name, level Level) (*Encoder, error) {
 			return nil, fmt.Errorf("zstd level %q is unknown", level)
 		}
 		zw, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderCRC(true),
-			zstd.WithEncoderConcurrency(1), zstd.WithSingleSegment(false))
+			zstd.WithEncoderConcurrency(1), zstd.WithSingleSegment(true), zstd.WithWindowSize(4<<20))
 		if err != nil {
 			return nil, fmt.Errorf("zstd encoder: %w", err)
 		}

@@ -53,6 +53,9 @@ func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (i
 	if err := key.Validate(); err != nil {
 		return nil, b.report(ctx, "get", key, nil, err)
 	}
+	if span.Offset < 0 {
+		return nil, b.report(ctx, "get", key, nil, storage.ErrSpan)
+	}
 	if span.Length == 0 { // not a range that HTTP can say
 		o, err := b.Head(ctx, key)
 		if err == nil {

@@ -170,3 +170,10 @@ func orElse(d, otherwise time.Duration) time.Duration {
 
 // name is the object's name in the store.
 func (b *Bucket) name(key storage.Key) string { return b.prefix + string(key) }
+
+// Sibling is another bucket of the same store, reached in the same way.
+func (b *Bucket) Sibling(bucket string) *Bucket {
+	s := *b
+	s.bucket = bucket
+	return &s
+}

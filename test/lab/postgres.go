@@ -220,17 +220,11 @@ func (p *Postgres) Restart() {
 
 // Kill9 kills postmaster and backends with SIGKILL.
 func (p *Postgres) Kill9() {
-	for _, pid := range processes(p.DataDir) {
-		p.run.remember(pid)
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+	p.t.Helper()
+	if err := p.run.killAll(p.DataDir, 10*time.Second); err != nil {
+		p.t.Fatalf("lab: %v", err)
 	}
 	<-p.proc.life()
-	_ = poll(5*time.Second, func() error {
-		if left := processes(p.DataDir); len(left) > 0 {
-			return fmt.Errorf("%v", left)
-		}
-		return nil
-	})
 }
 
 // DSN connects over TCP as the superuser with its password.

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Process is one server of a run. Its log collects standard output and error over all its lives.
@@ -133,7 +131,6 @@ func (p *Process) Kill9() {
 	if !p.Running() {
 		return
 	}
-	p.run.remember(p.Pid())
 	_ = syscall.Kill(-p.Pid(), syscall.SIGKILL)
 	<-p.life()
 }
@@ -220,52 +217,37 @@ func touches(pid int, prefix string) bool {
 // sweep ends every process that touches the run's directory: Patroni's children
 // are not ours, and a postmaster outlives its Patroni.
 func (r *Run) sweep() error {
-	err := poll(10*time.Second, func() error {
-		left := processes(r.Dir)
+	_ = poll(5*time.Second, r.quitServers)
+	return r.killAll(r.Dir, 10*time.Second)
+}
+
+// quitServers asks every postmaster of the run for an immediate shutdown, which removes its shared memory.
+func (r *Run) quitServers() error {
+	left := 0
+	for _, pid := range processes(r.Dir) {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if filepath.Base(program) == "postgres" {
+			_ = syscall.Kill(pid, syscall.SIGQUIT)
+			left++
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d servers are still up", left)
+	}
+	return nil
+}
+
+// killAll kills with SIGKILL whatever touches a directory, until nothing does.
+func (r *Run) killAll(dir string, limit time.Duration) error {
+	return poll(limit, func() error {
+		left := processes(dir)
 		for _, pid := range left {
-			r.remember(pid)
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		if len(left) > 0 {
-			return fmt.Errorf("processes %v of %s do not end", left, r.Dir)
+			return fmt.Errorf("processes %v of %s do not end", left, dir)
 		}
 		return nil
 	})
-	return err
-}
-
-// sharedMemory is what a killed postmaster leaves in the kernel.
-type sharedMemory struct {
-	sysv int    // a System V segment, or -1
-	file string // a file under /dev/shm
-}
-
-// remember notes the shared memory of a process about to be killed. In the maps of a
-// process the inode of a System V segment is its id.
-func (r *Run) remember(pid int) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) < 6 {
-			continue
-		}
-		switch {
-		case strings.HasPrefix(f[5], "/SYSV"):
-			if id, err := strconv.Atoi(f[4]); err == nil {
-				r.shared = append(r.shared, sharedMemory{sysv: id})
-			}
-		case strings.HasPrefix(f[5], "/dev/shm/PostgreSQL."):
-			r.shared = append(r.shared, sharedMemory{sysv: -1, file: f[5]})
-		}
-	}
-}
-
-func (m sharedMemory) remove() {
-	if m.file != "" {
-		_ = os.Remove(m.file)
-		return
-	}
-	_, _ = unix.SysvShmCtl(m.sysv, unix.IPC_RMID, nil)
 }

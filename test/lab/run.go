@@ -44,7 +44,6 @@ type Run struct {
 
 	mu     sync.Mutex
 	procs  []*Process
-	shared []sharedMemory
 	counts map[string]int
 }
 
@@ -155,9 +154,7 @@ func (r *Run) close() {
 	if err := r.sweep(); err != nil {
 		r.t.Logf("lab: %v", err)
 	}
-	for _, m := range r.shared {
-		m.remove()
-	}
+	removeStaleShared()
 	_ = r.lock.Close()
 	r.guardian.dismiss()
 	keep := os.Getenv("PGHA_KEEP") == "1"

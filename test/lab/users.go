@@ -16,6 +16,8 @@ const (
 	User2  = "pgha2"
 	User3  = "pgha3"
 	UserS3 = "pgha-s3"
+	// UserInfra runs etcd and HAProxy.
+	UserInfra = "pgha-infra"
 )
 
 var making sync.Mutex

@@ -1,0 +1,61 @@
+# make demo and make test work on a Debian 12 machine with nothing but make, bash, apt and root (or sudo):
+# whatever is missing, Go included, is installed first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+CACHE   := $(or $(PGHA_CACHE),/var/cache/pgha-backup)
+# Expanded when a recipe runs, after deps may have installed a Go.
+WITH_GO  = export PATH="$$(test/deps/go-dir.sh):$(CACHE)/bin:$$PATH" GOTOOLCHAIN=local GOFLAGS="$${GOFLAGS:--buildvcs=false}";
+AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCHAIN env "PATH=$$PATH" )
+# What needs nothing but Go; everything below test/ needs real servers.
+UNIT     = $$(go list ./... | grep -v '/test/')
+FUZZTIME ?= 10s
+
+.PHONY: help build demo demo-clean test unit check bench fuzz deps clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+deps: ## install what tests and demo need
+	@test/deps/all.sh
+
+build: deps ## bin/pgha-backup and its companions
+	@$(WITH_GO) for main in cmd/*/; do \
+	  CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o "bin/$$(basename "$$main")" "./$$main"; \
+	done
+
+demo: build ## a cluster, a backup, a disaster and the way back, told as a story
+	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
+
+demo-clean: ## remove what a demo that was kept has left
+	@$(AS_ROOT)test/demo/clean.sh
+
+unit: deps
+	@$(WITH_GO) go test $(UNIT)
+
+test: build unit ## unit tests, then end-to-end tests on real servers
+	@$(WITH_GO) $(AS_ROOT)go test -count=1 -timeout 40m -p 1 ./test/...
+
+check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
+	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
+	@$(WITH_GO) go vet ./...
+	@$(WITH_GO) staticcheck ./...
+	@shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' .ci/run)
+	@$(WITH_GO) go test -count=1 ./internal/arch
+	@$(WITH_GO) go test -race $(UNIT)
+
+fuzz: deps ## every fuzz target for FUZZTIME (10s)
+	@$(WITH_GO) git grep -hoE --untracked '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' >/dev/null || { echo "no fuzz targets"; exit 0; }; \
+	git grep -oE --untracked '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' | sed -E 's|(.*)/[^/]*:func (Fuzz.*)|\1 \2|' | sort -u | \
+	while read -r dir name; do \
+	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
+	done
+
+bench: build ## figures beside pgBackRest and pg_basebackup
+	@$(WITH_GO) $(AS_ROOT)go run ./test/bench
+
+clean: ## remove what was built here
+	rm -rf bin .cache

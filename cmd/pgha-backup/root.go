@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/config"
+)
+
+// newRootCommand is the whole command line. It touches nothing.
+func newRootCommand(a *app) *cobra.Command {
+	root := group(&cobra.Command{
+		Use:   "pgha-backup",
+		Short: "Backup and point-in-time recovery for PostgreSQL clusters run by Patroni",
+	})
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fail(exitUsage, "see "+cmd.CommandPath()+" --help", "%w", err)
+	})
+	flags := root.PersistentFlags()
+	path := config.DefaultPath
+	if given := os.Getenv(config.EnvPath); given != "" {
+		path = given
+	}
+	flags.StringVar(&a.path, "config", path, "configuration file; "+config.EnvPath+" names another default")
+	flags.StringVar(&a.format, "format", "table", "output: table or json")
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.admit(cmd) }
+
+	for _, command := range []func(*app) *cobra.Command{
+		newArchivePushCommand,
+		newArchiveGetCommand,
+		// newBackupCommand,
+		// newRestoreCommand,
+		newVersionCommand,
+	} {
+		root.AddCommand(command(a))
+	}
+	return root
+}
+
+// anyUser are the commands that uid 0 may run: they touch nothing.
+var anyUser = []string{"help", "version", "config", "completion"}
+
+// admit refuses root, under whom files would get the wrong owner, and unknown formats.
+func (a *app) admit(cmd *cobra.Command) error {
+	if a.format != "table" && a.format != "json" {
+		return usage("--format %q: want table or json", a.format)
+	}
+	words := strings.Fields(cmd.CommandPath())
+	if a.uid == 0 && len(words) > 1 && !slices.Contains(anyUser, words[1]) && !strings.HasPrefix(words[1], "__complete") {
+		return fail(exitPreflight, fmt.Sprintf("sudo -u postgres %s ...", cmd.CommandPath()),
+			"%s does not run as root: run it as the user that owns the data directory", cmd.CommandPath())
+	}
+	return nil
+}
+
+// group makes a command that only holds others.
+func group(cmd *cobra.Command, below ...*cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		hint := "see " + cmd.CommandPath() + " --help"
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return fail(exitUsage, hint, "unknown command %q for %s", args[0], cmd.CommandPath())
+	}
+	cmd.AddCommand(below...)
+	return cmd
+}
+
+// exactly wants so many arguments, as its words name them.
+func exactly(words ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(words) {
+			return nil
+		}
+		want := "no arguments"
+		if len(words) > 0 {
+			want = strings.Join(words, " ")
+		}
+		return fail(exitUsage, "see "+cmd.CommandPath()+" --help", "%s: want %s, got %d arguments", cmd.CommandPath(), want, len(args))
+	}
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// systemIdentifier says which cluster's repository a reader means (R8): the one
+// given, else that of the local data directory, else Patroni's, else the only one
+// there is.
+func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.SystemIdentifier, error) {
+	c, err := a.config()
+	if err != nil {
+		return 0, err
+	}
+	if given != "" {
+		id, err := postgres.ParseSystemIdentifier(given)
+		if err != nil {
+			return 0, usage("--system-id: %w", err)
+		}
+		return id, nil
+	}
+	if id, ok := localSystem(c.Cluster.DataDir); ok {
+		return id, nil
+	}
+	if id, ok := a.patroniSystem(ctx); ok {
+		return id, nil
+	}
+	bucket, err := a.bucket(ctx)
+	if err != nil {
+		return 0, err
+	}
+	found, err := catalog.Systems(ctx, bucket, "", c.Cluster.Scope)
+	if err != nil {
+		return 0, fmt.Errorf("look for repositories of %s: %w", c.Cluster.Scope, err)
+	}
+	switch len(found) {
+	case 0:
+		return 0, fail(exitNotFound, "archive some WAL or take a backup first, or check cluster.scope and the repository's prefix",
+			"repository %s holds nothing of cluster %s", c.Repository().Name, c.Cluster.Scope)
+	case 1:
+		return found[0], nil
+	}
+	names := make([]string, len(found))
+	for i, id := range found {
+		names[i] = id.String()
+	}
+	return 0, fail(exitUsage, "say which with --system-id; there are "+strings.Join(names, ", "),
+		"repository %s holds %d clusters named %s", c.Repository().Name, len(found), c.Cluster.Scope)
+}
+
+// localSystem reads pg_control; false where there is none that can be read.
+func localSystem(dataDir string) (postgres.SystemIdentifier, bool) {
+	if dataDir == "" {
+		return 0, false
+	}
+	data, err := os.ReadFile(filepath.Join(dataDir, "global", "pg_control"))
+	if err != nil {
+		return 0, false
+	}
+	control, err := postgres.ParseControlData(data)
+	return control.System, err == nil
+}
+
+// patroniSystem is what Patroni's initialize key says; 0 if nobody can be asked.
+// The leader need not be known for that.
+func (a *app) patroniSystem(ctx context.Context) (postgres.SystemIdentifier, bool) {
+	c, err := a.config()
+	if err != nil || len(c.Patroni.Etcd.Endpoints) == 0 && c.Patroni.API.URL == "" {
+		return 0, false
+	}
+	t, err := a.topology(ctx)
+	if err != nil {
+		a.logger().Debug("the system identifier could not be had from Patroni", "error", err)
+	}
+	return t.SystemIdentifier, t.SystemIdentifier != 0
+}

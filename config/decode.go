@@ -1,0 +1,110 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// later are the keys of the format that this version does not act on yet. To
+// accept them silently would be to promise what nobody keeps.
+var later = []string{"schedules", "retention", "encryption", "daemon"}
+
+// decoder fills the configuration from YAML. It knows the path and line of
+// everything, which yaml's own decoder does not.
+type decoder struct {
+	file     string
+	origins  map[string]string
+	problems []string
+}
+
+func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if path != "" {
+		text = path + ": " + text
+	}
+	d.problems = append(d.problems, fmt.Sprintf("%d: %s", n.Line, text))
+}
+
+func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return
+	}
+	_, own := v.Addr().Interface().(yaml.Unmarshaler)
+	switch {
+	case v.Kind() == reflect.Struct && !own:
+		d.decodeStruct(n, path, v)
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		if n.Kind != yaml.SequenceNode {
+			d.problem(n, path, "want a list")
+			return
+		}
+		for i, item := range n.Content {
+			element := reflect.New(v.Type().Elem()).Elem()
+			if r, ok := element.Addr().Interface().(*Repository); ok {
+				*r = defaultRepository()
+			}
+			d.decode(item, fmt.Sprintf("%s[%d]", path, i), element)
+			v.Set(reflect.Append(v, element))
+		}
+	default:
+		if err := n.Decode(v.Addr().Interface()); err != nil {
+			d.problem(n, path, "%s", reason(err, v.Type(), n))
+			return
+		}
+		d.origins[path] = fmt.Sprintf("%s:%d", d.file, n.Line)
+	}
+}
+
+// reason words a type error without yaml's Go types, and without the value.
+func reason(err error, t reflect.Type, n *yaml.Node) string {
+	if _, ok := err.(*yaml.TypeError); !ok {
+		return err.Error()
+	}
+	switch {
+	case t.String() == "time.Duration":
+		return "want a duration such as 60s or 15m"
+	case t.Kind() == reflect.Int:
+		return "want a whole number"
+	case t.Kind() == reflect.Slice:
+		return "want a list of texts"
+	}
+	return "want a text"
+}
+
+func (d *decoder) decodeStruct(n *yaml.Node, path string, v reflect.Value) {
+	if n.Kind != yaml.MappingNode {
+		d.problem(n, path, "want keys and values")
+		return
+	}
+	fields := map[string]int{}
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Tag.Get("yaml"); name != "-" {
+			fields[name] = i
+		}
+	}
+	seen := map[string]bool{}
+	for i := 0; i < len(n.Content); i += 2 {
+		key := n.Content[i]
+		at := strings.TrimPrefix(path+"."+key.Value, ".")
+		field, known := fields[key.Value]
+		switch {
+		case seen[key.Value]:
+			d.problem(key, at, "given twice")
+		case path == "" && slices.Contains(later, key.Value):
+			d.problem(key, at, "not supported by this version yet; remove it")
+		case !known:
+			d.problem(key, at, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+		default:
+			d.decode(n.Content[i+1], at, v.Field(field))
+		}
+		seen[key.Value] = true
+	}
+}

@@ -1,0 +1,78 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile bounds the file, in bytes.
+const maxFile = 1 << 20
+
+// Load reads the file, then the environment, then what Patroni's file adds, and
+// validates the whole. Every error is an *Error.
+func Load(path string) (Config, error) { return load(path, os.Environ()) }
+
+func load(path string, environ []string) (Config, error) {
+	c := Default()
+	c.File = path
+	data, err := readFile(path)
+	if err != nil {
+		e := &Error{File: path, Problems: []string{err.Error()}}
+		if errors.Is(err, fs.ErrNotExist) {
+			e.Advice = adviceFile
+		}
+		return c, e
+	}
+	if problems := c.decode(data); len(problems) > 0 {
+		return c, &Error{File: path, Problems: problems}
+	}
+	problems := c.override(environ)
+	if len(problems) == 0 {
+		if err := c.derive(environ); err != nil {
+			problems = append(problems, "patroni.config: "+err.Error())
+		}
+	}
+	if len(problems) > 0 {
+		return c, &Error{File: path, Problems: problems}
+	}
+	return c, c.Validate()
+}
+
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxFile {
+		err = fmt.Errorf("file has %d bytes, at most %d are read", info.Size(), maxFile)
+	}
+	if err != nil {
+		return nil, plain(err)
+	}
+	data, err := os.ReadFile(path)
+	return data, plain(err)
+}
+
+// plain takes the path off an error of the filesystem: ours begins with it.
+func plain(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+func (c *Config) decode(data []byte) []string {
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return []string{strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "line ")}
+	}
+	if len(document.Content) == 0 {
+		return nil // an empty file: Validate says what is missing
+	}
+	d := decoder{file: c.File, origins: c.Origins}
+	d.decode(document.Content[0], "", reflect.ValueOf(c).Elem())
+	return d.problems
+}
