@@ -34,8 +34,8 @@ func newRootCommand(a *app) *cobra.Command {
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.admit(cmd) }
 
 	for _, command := range []func(*app) *cobra.Command{
-		// newArchivePushCommand,
-		// newArchiveGetCommand,
+		newArchivePushCommand,
+		newArchiveGetCommand,
 		// newBackupCommand,
 		// newRestoreCommand,
 		newVersionCommand,

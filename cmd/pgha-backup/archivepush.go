@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/storage/probe"
+	"github.com/pgha-backup/pgha-backup/wal"
+)
+
+func newArchivePushCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "archive-push <path>",
+		Short: "Archive a WAL file: archive_command = 'pgha-backup archive-push %p'",
+		Long: "Archives a segment, .partial, .history or .backup file. It exits 0 only when the file is durable in the\n" +
+			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again.",
+		Args: exactly("<path>"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			bucket, err := a.bucket(cmd.Context())
+			if err != nil {
+				return err
+			}
+			pusher := wal.Pusher{
+				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
+				Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
+				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
+				Log: a.logger(), Now: a.now,
+			}
+			outcome, err := pusher.Push(cmd.Context(), args[0])
+			if err == nil {
+				a.logger().Debug("archive-push", "path", args[0], "outcome", string(outcome))
+			}
+			return err
+		},
+	}
+}
+
+// probe refuses a store that cannot do create-once writes.
+func (a *app) probe(ctx context.Context) error {
+	store, err := a.store()
+	if err != nil {
+		return err
+	}
+	report, err := probe.Probe(ctx, store, nil)
+	if err != nil {
+		return fmt.Errorf("find out what the store can do: %w", err)
+	}
+	if report.ConditionalWrites {
+		return nil
+	}
+	detail := ""
+	for _, finding := range report.Findings {
+		if !finding.OK {
+			detail = "; " + finding.Name + ": " + finding.Detail + detail
+		}
+	}
+	return fail(exitConfig, "use a store that has If-None-Match, or set conditional_writes: emulate and read in the documentation which promises that costs",
+		"the store cannot do create-once writes, so nothing is archived into it%s", detail)
+}
+
+// identity names the store for notes on this host.
+func (a *app) identity() string {
+	r := a.loaded.Repository()
+	if r.Type == config.TypeFile {
+		return "file://" + r.File.Path
+	}
+	return "s3://" + r.S3.Endpoint + "/" + r.S3.Bucket + "/" + r.S3.Prefix
+}

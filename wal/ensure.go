@@ -1,0 +1,96 @@
+package wal
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// noteAge is how long "the repository exists" is believed without asking: one
+// request an hour, and a bucket that was emptied under us gets its document back.
+const noteAge = time.Hour
+
+// ensure makes the repository if this is the first file of a system.
+func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgres.SegmentSize, log *slog.Logger) error {
+	now := time.Now
+	if p.Now != nil {
+		now = p.Now
+	}
+	note := p.note(r)
+	if note != "" && noted(note, size, now()) {
+		return nil
+	}
+	info, err := r.Info(ctx)
+	if errors.Is(err, storage.ErrNotExist) {
+		info, err = p.create(ctx, r, size, now(), log)
+	}
+	if err != nil {
+		return err
+	}
+	if info.SegmentSize != size {
+		return fmt.Errorf("its WAL segments have %d bytes, this cluster's %d", info.SegmentSize, size)
+	}
+	if note == "" {
+		return nil
+	}
+	err = atomicfile.MkdirAll(p.State, 0o700)
+	if err == nil {
+		err = os.WriteFile(note, []byte(strconv.FormatUint(uint64(size), 10)), 0o600)
+	}
+	if err != nil {
+		log.Debug("every push asks whether the repository exists", "error", err)
+	}
+	return nil
+}
+
+func (p *Pusher) create(ctx context.Context, r *catalog.Repository, size postgres.SegmentSize, now time.Time, log *slog.Logger) (catalog.Info, error) {
+	mode := "emulate"
+	if !p.Emulate {
+		mode = "required"
+		if p.Probe != nil {
+			if err := p.Probe(ctx); err != nil {
+				return catalog.Info{}, err
+			}
+		}
+	}
+	others, err := catalog.Systems(ctx, p.Bucket, p.Prefix, p.Scope)
+	if err != nil {
+		return catalog.Info{}, err
+	}
+	info, err := r.Create(ctx, size, mode, now)
+	if err == nil && len(others) > 0 {
+		log.Warn("ALARM: the archive of this cluster already holds another system identifier: right after pg_upgrade or a new initdb, wrong if a foreign server archives here",
+			"scope", p.Scope, "new", info.SystemIdentifier, "others", others)
+	}
+	return info, err
+}
+
+// note is the file that remembers that a repository exists.
+func (p *Pusher) note(r *catalog.Repository) string {
+	if p.State == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(p.Identity + "\n" + r.Root()))
+	return filepath.Join(p.State, fmt.Sprintf("repository-%x", sum[:8]))
+}
+
+func noted(note string, size postgres.SegmentSize, now time.Time) bool {
+	info, err := os.Stat(note)
+	if err != nil || now.Sub(info.ModTime()).Abs() > noteAge {
+		return false
+	}
+	b, err := os.ReadFile(note)
+	return err == nil && strings.TrimSpace(string(b)) == strconv.FormatUint(uint64(size), 10)
+}

@@ -1,0 +1,153 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// prefetchWorkers bounds the requests, and the decoders, of one batch.
+const prefetchWorkers = 4
+
+// fromSpool answers without the network if an earlier batch brought the file. Only
+// recovery itself is answered so: pg_rewind and others read what the store has.
+func (r *retrieval) fromSpool() bool {
+	s := r.spool()
+	if s == nil {
+		return false
+	}
+	err := s.take(r.file.Segment, r.size, r.dest, time.Now())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.log.Warn("the segment fetched ahead is of no use, fetching it again", "file", r.file.String(), "error", err)
+	}
+	return err == nil
+}
+
+// spool is nil where nothing is fetched ahead.
+func (r *retrieval) spool() *spool {
+	if r.Spool == "" || r.ahead() == 0 || r.system == 0 || r.file.Kind != postgres.WALSegment || filepath.Base(r.dest) != recoveryXLOG {
+		return nil
+	}
+	s, err := openSpool(r.Spool, r.Identity+"\n"+r.Prefix+"\n"+r.Scope, r.DataDir, r.system)
+	if err != nil {
+		r.log.Debug("no spool", "error", err)
+		return nil
+	}
+	return s
+}
+
+// ahead is how many segments are fetched ahead.
+func (r *retrieval) ahead() int {
+	if r.size == 0 {
+		return 0
+	}
+	return int(min(int64(orElse(r.Batch, DefaultBatch)-1), orElse(r.SpoolBytes, DefaultSpoolBytes)/int64(r.size)))
+}
+
+// prefetch fetches the segments after ours into the spool. A failure here is
+// nobody's trouble: the segment is asked for again when its time comes.
+type prefetch struct {
+	*retrieval
+	repository *catalog.Repository
+	spool      *spool
+	wanted     []postgres.Segment
+	ctx        context.Context
+	cancel     context.CancelFunc
+	once       sync.Once
+	workers    sync.WaitGroup
+
+	mu   sync.Mutex
+	next int
+	full bool // no further segment is begun
+}
+
+func (r *retrieval) newPrefetch(ctx context.Context, repository *catalog.Repository) *prefetch {
+	p := &prefetch{retrieval: r, repository: repository, spool: r.spool()}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	if p.spool == nil {
+		return p
+	}
+	for s := r.file.Segment.Next(r.size); len(p.wanted) < r.ahead(); s = s.Next(r.size) {
+		p.wanted = append(p.wanted, s)
+	}
+	return p
+}
+
+// start is called when the first bytes of our own file are there: at the end of
+// the archive nothing is asked for in vain.
+func (p *prefetch) start() {
+	if p.spool == nil {
+		return
+	}
+	p.once.Do(func() {
+		p.spool.keep(p.wanted, time.Now())
+		for range min(prefetchWorkers, len(p.wanted)) {
+			p.workers.Go(p.work)
+		}
+	})
+}
+
+func (p *prefetch) work() {
+	for {
+		segment, ok := p.take()
+		if !ok {
+			return
+		}
+		if p.spool.has(segment) {
+			continue
+		}
+		err := p.spool.store(segment, func(w io.Writer) error {
+			return fetchWAL(p.ctx, p.repository, postgres.WALFile{Kind: postgres.WALSegment, Segment: segment}, p.size, w)
+		})
+		if err != nil {
+			p.close()
+			if !errors.Is(err, storage.ErrNotExist) && p.ctx.Err() == nil {
+				p.log.Debug("fetch ahead", "segment", segment.Name(), "error", err)
+			}
+		}
+	}
+}
+
+func (p *prefetch) take() (postgres.Segment, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.full || p.next == len(p.wanted) {
+		return postgres.Segment{}, false
+	}
+	p.next++
+	return p.wanted[p.next-1], true
+}
+
+func (p *prefetch) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.full = true
+}
+
+// finish ends the batch. PostgreSQL waits for us: after our own file came, the
+// others have a short while, and no new one is begun in the last part of it.
+func (p *prefetch) finish(ours bool) {
+	defer p.workers.Wait()
+	defer p.cancel()
+	if !ours {
+		p.close()
+		return
+	}
+	while := 8 * time.Second
+	if p.Mode == Standby {
+		while = time.Second
+	}
+	begin := time.AfterFunc(while/4, p.close)
+	defer begin.Stop()
+	end := time.AfterFunc(while, p.cancel)
+	defer end.Stop()
+	p.workers.Wait()
+}

@@ -1,0 +1,147 @@
+package wal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// DefaultPushTimeout is how long a push goes on without a byte of progress.
+const DefaultPushTimeout = 60 * time.Second
+
+// Pusher archives WAL files, as archive_command does.
+type Pusher struct {
+	Bucket        storage.Bucket
+	Identity      string // names the bucket on this host, as "s3://endpoint/bucket"
+	Prefix, Scope string
+	Options       catalog.Options
+	// Emulate: create-once writes are emulated, the store has none. Otherwise Probe
+	// must find that it has them before a repository is made; nil skips the probe.
+	Emulate bool
+	Probe   func(context.Context) error
+	DataDir string        // configured PGDATA; may be empty
+	State   string        // directory for small notes; may be empty or unwritable
+	Timeout time.Duration // without a byte of progress; 0 is DefaultPushTimeout
+	Log     *slog.Logger  // may be nil
+	Now     func() time.Time
+}
+
+// ForeignError refuses a file of another cluster than PGDATA's.
+type ForeignError struct {
+	Path             string
+	System, Expected postgres.SystemIdentifier
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("%s comes from system %s, its data directory is of system %s", e.Path, e.System, e.Expected)
+}
+
+// Hint says what an operator does next.
+func (e *ForeignError) Hint() string {
+	return "the file was copied here from another cluster: remove it and its .ready file, it is not WAL of this server"
+}
+
+// OriginError refuses WAL of a restored copy in the archive that it came from.
+type OriginError struct {
+	File   string // the path of pgha.origin.json
+	Origin catalog.Origin
+}
+
+func (e *OriginError) Error() string {
+	return fmt.Sprintf("this data directory was restored from backup %s of %s: it may not write into the archive it came from", e.Origin.Backup, e.Origin.Scope)
+}
+
+// Hint says what an operator does next.
+func (e *OriginError) Hint() string {
+	return "if it is to replace the cluster that it came from, and that one is stopped for good, release it: rm " + e.File +
+		"; if it is a copy, give it archive_mode=off or a scope of its own"
+}
+
+// Push stores one file; path is PostgreSQL's %p, relative or absolute. Only without
+// an error may the file be acknowledged.
+func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, error) {
+	log := logger(p.Log)
+	src, err := readSource(path)
+	if err != nil {
+		return "", err
+	}
+	if src.unread != nil {
+		log.Warn("WAL file cannot be read to its end; it is archived as it is", "file", src.file.String(), "error", src.unread)
+	}
+	if err := p.settle(path, &src, log); err != nil {
+		return "", err
+	}
+	ctx, watch := watchProgress(ctx, orElse(p.Timeout, DefaultPushTimeout))
+	defer watch.stop()
+	ctx = storage.WithProgress(ctx, func(int) { watch.alive() })
+	at := catalog.Location{Prefix: p.Prefix, Scope: p.Scope, System: src.system}
+	repository := catalog.New(p.Bucket, at, p.Options)
+	if err := p.ensure(ctx, repository, src.size, log); err != nil {
+		return "", stalled(ctx, fmt.Errorf("prepare repository %s: %w", repository.Root(), err))
+	}
+	outcome, err := repository.PutWAL(ctx, src.file, src.plain, src.facts)
+	if err != nil {
+		return "", stalled(ctx, fmt.Errorf("archive %s: %w", src.file, err))
+	}
+	return outcome, nil
+}
+
+// settle finds out whose file it is, and refuses it if it is not ours to archive.
+func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
+	dataDir := DataDir(path, p.DataDir)
+	control, err := readControl(dataDir)
+	switch {
+	case err == nil && src.system == 0:
+		src.system, src.size = control.System, control.SegmentSize
+	case err == nil && src.system != control.System:
+		return &ForeignError{Path: path, System: src.system, Expected: control.System}
+	case err != nil && src.system == 0:
+		return fmt.Errorf("find the cluster that %s belongs to: %w", path, err)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		log.Warn("the segment's own header decides whose it is", "error", err)
+	}
+	if dataDir == "" {
+		return nil
+	}
+	name := filepath.Join(dataDir, catalog.OriginFile)
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var origin catalog.Origin
+	if err == nil {
+		err = json.Unmarshal(b, &origin)
+	}
+	if err != nil {
+		return fmt.Errorf("find out where this data directory was restored from: %s: %w", name, err)
+	}
+	if origin.Scope == p.Scope && origin.System == src.system {
+		return &OriginError{File: name, Origin: origin}
+	}
+	return nil
+}
+
+func logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
+
+func orElse[V comparable](v, otherwise V) V {
+	var zero V
+	if v == zero {
+		return otherwise
+	}
+	return v
+}

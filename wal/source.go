@@ -1,0 +1,112 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// maxSmall bounds the files that are not segments: a history of many thousand
+// failovers, a backup label.
+const maxSmall = 1 << 20
+
+// source is a local WAL file, read and found to be what its name says.
+type source struct {
+	file  postgres.WALFile
+	plain []byte
+	// system and size come from a segment's own header; zero for the other kinds.
+	system postgres.SystemIdentifier
+	size   postgres.SegmentSize
+	facts  *postgres.SegmentFacts
+	// unread is why we cannot read the content: worth a warning only, because what
+	// PostgreSQL hands over is archived (R2).
+	unread error
+}
+
+func readSource(path string) (source, error) {
+	file, err := postgres.ParseWALFile(filepath.Base(path))
+	if err != nil {
+		return source{}, err
+	}
+	s := source{file: file}
+	isSegment := file.Kind == postgres.WALSegment || file.Kind == postgres.WALPartial
+	limit := int64(maxSmall)
+	if isSegment {
+		limit = 1 << 30
+	}
+	if s.plain, err = readRegular(path, limit); err != nil {
+		return source{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	if isSegment {
+		return s, s.checkSegment(path)
+	}
+	if len(s.plain) == 0 {
+		return source{}, fmt.Errorf("read %s: the file is empty", path)
+	}
+	if file.Kind == postgres.WALHistory {
+		_, s.unread = postgres.ParseTimelineHistory(file.Segment.Timeline, s.plain)
+	}
+	return s, nil
+}
+
+// readRegular reads a regular file whole, in a buffer of its size.
+func readRegular(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("want a regular file of at most %d bytes, this is %v of %d", limit, info.Mode(), info.Size())
+	}
+	b := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// checkSegment refuses what no server can have meant to archive under this name.
+func (s *source) checkSegment(path string) error {
+	header, err := postgres.ParseWALHeader(s.plain)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if len(s.plain) != int(header.SegmentSize) {
+		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, len(s.plain), header.SegmentSize)
+	}
+	if err := header.CheckName(s.file, 0, localHistory(path, s.file.Segment.Timeline)); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	s.system, s.size = header.System, header.SegmentSize
+	facts, err := postgres.ScanSegment(s.file, s.plain)
+	if err != nil {
+		s.unread = err
+	} else if facts.Stop != "" && s.file.Kind == postgres.WALSegment && !facts.Complete(s.size) {
+		s.unread = errors.New(facts.Stop)
+	}
+	s.facts = &facts
+	return nil
+}
+
+// localHistory is the timeline's history if it lies beside the segment, else the
+// zero value: then only the order of the timelines can be checked (R1).
+func localHistory(path string, tli postgres.TimelineID) postgres.TimelineHistory {
+	b, err := readRegular(filepath.Join(filepath.Dir(path), postgres.HistoryFile(tli).String()), maxSmall)
+	if err != nil {
+		return postgres.TimelineHistory{}
+	}
+	history, err := postgres.ParseTimelineHistory(tli, b)
+	if err != nil {
+		return postgres.TimelineHistory{}
+	}
+	return history
+}
