@@ -165,7 +165,7 @@ func (c *checker) occupied(ground *Ground) error {
 	}
 	raw, err := os.ReadFile(filepath.Join(ground.PGDATA, controlFile))
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && left != nil:
+	case left != nil && (errors.Is(err, fs.ErrNotExist) || neverStarted(ground.PGDATA)):
 		if left.System != c.plan.Backup.System {
 			c.refuse("remove it by hand, or restore elsewhere", "%s holds an interrupted restore of system %s, not %s", ground.PGDATA, left.System, c.plan.Backup.System)
 			return nil
@@ -214,6 +214,13 @@ func (c *checker) occupied(ground *Ground) error {
 	slices.Sort(ground.Cleared)
 	ground.Cleared = slices.Compact(ground.Cleared)
 	return nil
+}
+
+// neverStarted tells whether a restored directory still waits for its first start,
+// in which the server takes its backup_label away.
+func neverStarted(pgdata string) bool {
+	_, err := os.Lstat(filepath.Join(pgdata, labelFile))
+	return err == nil
 }
 
 // versionDirectory is the name a server gives its directory in a tablespace.
