@@ -36,7 +36,7 @@ func newRootCommand(a *app) *cobra.Command {
 	for _, command := range []func(*app) *cobra.Command{
 		newArchivePushCommand,
 		newArchiveGetCommand,
-		// newBackupCommand,
+		newBackupCommand,
 		// newRestoreCommand,
 		newVersionCommand,
 	} {
