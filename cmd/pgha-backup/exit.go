@@ -62,7 +62,7 @@ func exitCode(err error) int {
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification
-	case errors.Is(err, storage.ErrNotExist):
+	case errors.Is(err, catalog.ErrNoBackup), errors.Is(err, storage.ErrNotExist):
 		return exitNotFound
 	case storage.IsRetryable(err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
 		is[*patroni.UnconfirmedError](err):

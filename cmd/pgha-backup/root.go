@@ -38,6 +38,13 @@ func newRootCommand(a *app) *cobra.Command {
 		newArchiveGetCommand,
 		newBackupCommand,
 		// newRestoreCommand,
+		newListCommand,
+		newShowCommand,
+		newStatusCommand,
+		newWALCommand,
+		newVerifyCommand,
+		newCheckCommand,
+		newConfigCommand,
 		newVersionCommand,
 	} {
 		root.AddCommand(command(a))
