@@ -58,7 +58,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case is[*config.Error](err), errors.Is(err, storage.ErrNoBucket), errors.Is(err, storage.ErrDenied):
 		return exitConfig
-	case errors.Is(err, catalog.ErrCommitted):
+	case errors.Is(err, catalog.ErrCommitted), is[*catalog.ConflictError](err):
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification
