@@ -211,13 +211,14 @@ func (a Archive) Lacks(m Manifest) []postgres.Segment {
 			return nil
 		}
 	}
-	if missing == nil { // nothing of its timeline is there
-		missing = a.needed(postgres.RootHistory(m.StopTLI), m)
+	if missing == nil { // nothing of its timeline is there, or nobody knows its history
+		missing = slices.DeleteFunc(a.needed(postgres.RootHistory(m.StopTLI), m), a.has)
 	}
 	return missing
 }
 
-// WAL names the segments from a backup's start to its stop, as they are archived.
+// WAL names the segments from a backup's start to its stop, as they are archived;
+// nil if they are not all there or its timeline's history is missing.
 func (a Archive) WAL(m Manifest) []postgres.Segment {
 	for _, h := range a.branches(m) {
 		if needed := a.needed(h, m); !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {

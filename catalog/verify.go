@@ -143,7 +143,11 @@ func (r *Repository) VerifyWAL(ctx context.Context, a Archive, level VerifyLevel
 		}
 		for _, gap := range t.Missing {
 			first := string(r.keys.wal(postgres.WALFile{Kind: postgres.WALSegment, Segment: gap.First}))
-			found.add("", first, "%d segments are missing, up to %s", gap.Segments, gap.Last)
+			if gap.Segments == 1 {
+				found.add("", first, "is missing")
+				continue
+			}
+			found.add("", first, "is missing, with %d segments after it up to %s", gap.Segments-1, gap.Last)
 		}
 	}
 	if level != Hashes {

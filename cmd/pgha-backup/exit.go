@@ -58,11 +58,11 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case is[*config.Error](err), errors.Is(err, storage.ErrNoBucket), errors.Is(err, storage.ErrDenied):
 		return exitConfig
-	case errors.Is(err, catalog.ErrCommitted):
+	case errors.Is(err, catalog.ErrCommitted), is[*catalog.ConflictError](err):
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification
-	case errors.Is(err, storage.ErrNotExist):
+	case errors.Is(err, catalog.ErrNoBackup), errors.Is(err, storage.ErrNotExist):
 		return exitNotFound
 	case storage.IsRetryable(err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
 		is[*patroni.UnconfirmedError](err):
