@@ -162,7 +162,7 @@ func TestPackDamageIsFound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for at := 0; at < len(stored); at += 1 + len(stored)/97 {
+		for at := 0; at < len(stored); at += 1 + len(stored)/31 {
 			damaged := bytes.Clone(stored)
 			damaged[at] ^= 4
 			if err := bucket.Put(t.Context(), key, damaged, storage.PutOptions{}); err != nil {
