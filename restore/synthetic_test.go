@@ -1,185 +1,251 @@
 package restore
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
-	"os"
-	"path/filepath"
+	"iter"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
-	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-const testSystem = postgres.SystemIdentifier(7400000000000000001)
+const testSegment = postgres.SegmentSize(1 << 20)
 
-var testNow = time.Date(2026, 11, 21, 5, 0, 0, 0, time.UTC)
-
-// fakeControl is a pg_control of PostgreSQL 15 that our parser believes.
-func fakeControl(system postgres.SystemIdentifier) []byte {
-	b := make([]byte, 8192)
-	le := binary.LittleEndian
-	le.PutUint64(b, uint64(system))
-	le.PutUint32(b[8:], 1300)
-	le.PutUint32(b[12:], 202209061)
-	le.PutUint32(b[16:], uint32(postgres.StateInProduction))
-	le.PutUint32(b[216:], 8192)
-	le.PutUint32(b[220:], 131072)
-	le.PutUint32(b[228:], uint32(postgres.DefaultSegmentSize))
-	le.PutUint32(b[288:], crc32.Checksum(b[:288], crc32.MakeTable(crc32.Castagnoli)))
-	return b
+// synthetic is a repository told in words, see testdata/README.
+type synthetic struct {
+	facts    Facts
+	records  map[postgres.TimelineID][]postgres.Record
+	unwalked map[postgres.Segment]bool
+	short    map[postgres.Segment]bool
 }
 
-const fakeLabel = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\n" +
-	"BACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIME: 2026-11-21 04:00:00 UTC\nLABEL: test\nSTART TIMELINE: 1\n"
-
-// content is a backup's volume: path to bytes; a path with a slash at its end is a directory.
-type content map[string]string
-
-func baseContent() content {
-	return content{
-		"PG_VERSION": "15\n", "backup_label": fakeLabel, controlFile: string(fakeControl(testSystem)),
-		"postgresql.conf": "max_connections = 50\n", "pg_hba.conf": "local all all peer\n", "pg_ident.conf": "",
-		autoConfFile: "work_mem = '8MB'\nprimary_conninfo = 'host=old'\n", "tablespace_map": "16400 /from/ts\n",
-		"base/1/1259": strings.Repeat("page", 300_000), "base/1/PG_VERSION": "15\n", "pg_notify/": "", "standby.signal": "",
-	}
-}
-
-// makeBackup stores a backup of volumes (0 is PGDATA) in a bucket, as a backup run does.
-func makeBackup(t *testing.T, bucket storage.Bucket, volumes map[uint32]content) catalog.Manifest {
-	t.Helper()
-	ctx := t.Context()
-	repository := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{})
-	run, err := repository.StartRun(ctx, catalog.Started{ID: catalog.ManualID(testNow), Member: "n1", Timeline: 1, StartLSN: 0x2000028})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := catalog.Manifest{Type: catalog.Full, Member: "n1", Role: "primary", Source: "file-copy", Version: 150018,
-		SegmentSize: postgres.DefaultSegmentSize, Timeline: 1, StartLSN: 0x2000028, StopLSN: 0x2000100, StopTLI: 1,
-		Settings: catalog.Settings{CatalogVersion: 202209061, MaxConnections: 100}}
-	var index catalog.Index
-	var files []postgres.ManifestFile
-	for oid, files1 := range volumes {
-		if oid != 0 {
-			m.Tablespaces = append(m.Tablespaces, postgres.Tablespace{OID: oid, Path: "/from/ts"})
-		}
-		n := 0
-		for name, text := range files1 {
-			n++
-			pack, err := run.NewPack(ctx, catalog.PackName(oid, n))
-			if err != nil {
-				t.Fatal(err)
-			}
-			e := catalog.Entry{Path: strings.TrimSuffix(name, "/"), Mode: 0o644, Size: int64(len(text)), Modified: testNow}
-			if oid != 0 {
-				e.Path = fmt.Sprintf("pg_tblspc/%d/%s", oid, e.Path)
-			}
-			if strings.HasSuffix(name, "/") {
-				err = pack.Directory(e)
-			} else if err = pack.Begin(e); err == nil {
-				if _, err = pack.Write([]byte(text)); err == nil {
-					e, err = pack.End()
-				}
-				files = append(files, postgres.ManifestFile{Path: e.Path, Size: e.Size, Modified: e.Modified, CRC32C: e.CRC32C})
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			toc, info, err := pack.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			index.Packs = append(index.Packs, toc)
-			m.Packs = append(m.Packs, info)
-		}
-	}
-	var text bytes.Buffer
-	if err := postgres.WriteBackupManifest(&text, m.Version, testSystem, func(yield func(postgres.ManifestFile) bool) {
-		for _, f := range files {
-			if !yield(f) {
-				return
-			}
-		}
-	}, []postgres.WALRange{{Timeline: 1, Start: m.StartLSN, End: m.StopLSN}}); err != nil {
-		t.Fatal(err)
-	}
-	if m, err = run.Commit(ctx, m, index, text.Bytes()); err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-// scene is a plan for a synthetic backup, with places below one temporary directory.
-type scene struct {
-	plan    Plan
-	pgdata  string
-	options Options
-}
-
-func newScene(t *testing.T, m catalog.Manifest) scene {
-	t.Helper()
-	dir := t.TempDir()
-	target := Target{Kind: LSN, LSN: 0x2000200, Action: Promote}
-	s := scene{pgdata: filepath.Join(dir, "copy", "data"), plan: Plan{Backup: m, Target: target, Effective: target, Timeline: 1,
-		History: postgres.RootHistory(1), Settings: m.Settings, WAL: []postgres.Segment{{Timeline: 1, Seg: 2}}}}
-	for _, ts := range m.Tablespaces {
-		s.plan.Tablespaces = append(s.plan.Tablespaces, TablespacePlan{OID: ts.OID, From: ts.Path, To: filepath.Join(dir, fmt.Sprint("ts", ts.OID))})
-	}
-	script := filepath.Join(dir, "archive get")
-	if err := os.WriteFile(script, []byte("[ $1 = 000000010000000000000002 ] && echo wal >\"$2\" || exit 1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.options = Options{RestoreCommand: []string{"/bin/sh", script, "%f", "%p"}, ArchiveMode: ArchiveOff, Now: testNow}
+func newSynthetic() *synthetic {
+	s := &synthetic{records: map[postgres.TimelineID][]postgres.Record{}, unwalked: map[postgres.Segment]bool{}, short: map[postgres.Segment]bool{}}
+	s.facts = Facts{SegmentSize: testSegment, Histories: map[postgres.TimelineID]postgres.TimelineHistory{}, Archived: map[postgres.Segment]bool{}, WAL: s}
 	return s
 }
 
-// restore checks and executes, as the command does.
-func (s scene) restore(ctx context.Context, bucket storage.Bucket, force bool) error {
-	ground, err := Check(s.plan, s.pgdata, force)
-	if err != nil {
-		return err
-	}
-	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(ctx, s.plan.Backup)
-	if err != nil {
-		return err
-	}
-	return Execute(ctx, backup, s.plan, ground, s.options)
-}
+var day = time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
 
-func read(t *testing.T, parts ...string) string {
+func clockTime(t *testing.T, s string) time.Time {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(parts...))
+	at, err := time.Parse("15:04:05", s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(data)
+	return day.Add(at.Sub(at.Truncate(24 * time.Hour)))
 }
 
-func exists(parts ...string) bool {
-	_, err := os.Lstat(filepath.Join(parts...))
-	return err == nil
-}
-
-func put(t *testing.T, text string, parts ...string) {
+func (s *synthetic) line(t *testing.T, line string) {
 	t.Helper()
-	path := filepath.Join(parts...)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		t.Fatal(err)
+	f := strings.Fields(line)
+	number := func(i int) uint64 {
+		n, err := strconv.ParseUint(f[i], 10, 32)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		return n
 	}
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	lsn := func(text string) postgres.LSN {
+		l, err := postgres.ParseLSN(text)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		return l
+	}
+	switch f[0] {
+	case "backup": // backup ID TLI START STOP TIME [damaged] [incr] [ts=OID:PATH] [stoptli=N]
+		m := catalog.Manifest{ID: catalog.BackupID(f[1]), Type: catalog.Full, Timeline: postgres.TimelineID(number(2)), StartLSN: lsn(f[3]), StopLSN: lsn(f[4]), StopTime: clockTime(t, f[5])}
+		m.StopTLI = m.Timeline
+		for _, word := range f[6:] {
+			key, value, _ := strings.Cut(word, "=")
+			switch key {
+			case "damaged":
+				m.Damage = []catalog.Damage{{Path: "base/1/2"}}
+			case "incr":
+				m.Type = catalog.Incremental
+			case "stoptli":
+				n, _ := strconv.Atoi(value)
+				m.StopTLI = postgres.TimelineID(n)
+			case "ts":
+				oid, path, _ := strings.Cut(value, ":")
+				n, _ := strconv.Atoi(oid)
+				m.Tablespaces = append(m.Tablespaces, postgres.Tablespace{OID: uint32(n), Path: path})
+			default:
+				t.Fatalf("%q: %q", line, word)
+			}
+		}
+		s.facts.Backups = append(s.facts.Backups, m)
+		s.add(m.Timeline, postgres.Record{Start: m.StopLSN - 0x40}) // what the stop writes
+	case "history": // history TLI PARENT@SWITCH...
+		h := postgres.TimelineHistory{Timeline: postgres.TimelineID(number(1))}
+		for _, word := range f[2:] {
+			parent, at, _ := strings.Cut(word, "@")
+			n, _ := strconv.Atoi(parent)
+			h.Entries = append(h.Entries, postgres.HistoryEntry{Parent: postgres.TimelineID(n), Switch: lsn(at)})
+		}
+		s.facts.Histories[h.Timeline] = h
+		s.repeat(h)
+	case "wal": // wal TLI N or N-M: segments in the archive, each with a record at offset 80
+		low, high, isRange := strings.Cut(f[2], "-")
+		from, _ := strconv.Atoi(low)
+		to := from
+		if isRange {
+			to, _ = strconv.Atoi(high)
+		}
+		for n := from; n <= to; n++ {
+			seg := postgres.SegmentAt(postgres.TimelineID(number(1)), postgres.LSN(n)*postgres.LSN(testSegment), testSegment)
+			s.facts.Archived[seg] = true
+			s.unwalked[seg] = slices.Contains(f, "unwalked")
+			s.short[seg] = slices.Contains(f, "short")
+			s.add(seg.Timeline, postgres.Record{Start: seg.Start(testSegment) + 0x80})
+		}
+	case "at": // at TLI LSN KIND [XID] [TIME] [NAME] [end=LSN]
+		r := postgres.Record{Start: lsn(f[2])}
+		for k := postgres.RecordKind(0); k <= postgres.RecordTablespaceCreate; k++ {
+			if strings.ReplaceAll(k.String(), " ", "-") == f[3] {
+				r.Kind = k
+			}
+		}
+		rest := f[4:]
+		if last := f[len(f)-1]; strings.HasPrefix(last, "end=") {
+			r.End, rest = lsn(last[4:]), rest[:len(rest)-1]
+		}
+		switch {
+		case r.Kind.EndsTransaction():
+			n, _ := strconv.Atoi(rest[0])
+			r.XID, r.Time = uint32(n), clockTime(t, rest[1])
+		case r.Kind == postgres.RecordRestorePoint:
+			r.Time, r.Name = clockTime(t, rest[0]), rest[1]
+		case r.Kind == postgres.RecordTablespaceCreate:
+			n, _ := strconv.Atoi(rest[0])
+			r.Tablespace = postgres.Tablespace{OID: uint32(n), Path: rest[1]}
+		case len(rest) > 0:
+			r.Time = clockTime(t, rest[0])
+		}
+		s.add(postgres.TimelineID(number(1)), r)
+	default:
+		t.Fatalf("unknown line %q", line)
 	}
 }
 
-// contextCancelled is a context that ends at the first look at it.
-func contextCancelled(t *testing.T) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	return ctx, cancel
+func (s *synthetic) add(tli postgres.TimelineID, r postgres.Record) {
+	if r.End == 0 {
+		r.End = r.Start + 0x40
+		if r.Kind == postgres.RecordSwitch {
+			r.End = postgres.SegmentAt(tli, r.Start, testSegment).End(testSegment)
+		}
+	}
+	r.Timeline = tli
+	all := append(s.records[tli], r)
+	slices.SortStableFunc(all, func(a, b postgres.Record) int { return cmp.Compare(a.Start, b.Start) })
+	s.records[tli] = slices.CompactFunc(all, func(a, b postgres.Record) bool { return a.Start == b.Start })
+}
+
+// repeat copies the parent's records up to the fork into the child's first segment.
+func (s *synthetic) repeat(h postgres.TimelineHistory) {
+	e := h.Entries[len(h.Entries)-1]
+	first := postgres.SegmentAt(h.Timeline, e.Switch, testSegment).Start(testSegment)
+	for _, r := range s.records[e.Parent] {
+		if r.Start >= first && r.Start < e.Switch || r.Start < first && r.End > first && r.End < e.Switch {
+			s.add(h.Timeline, r)
+		}
+	}
+}
+
+func (s *synthetic) Headers(_ context.Context, segments []postgres.Segment) ([]postgres.SegmentFacts, error) {
+	var all []postgres.SegmentFacts
+	for _, seg := range segments {
+		if s.unwalked[seg] {
+			all = append(all, postgres.SegmentFacts{ValidEnd: uint32(testSegment)})
+			continue
+		}
+		h := postgres.SegmentFacts{Walked: true, ValidEnd: uint32(testSegment)}
+		for _, r := range s.records[seg.Timeline] {
+			if postgres.SegmentAt(seg.Timeline, r.Start, testSegment) != seg {
+				continue
+			}
+			switch {
+			case r.End > seg.End(testSegment):
+				h.Open = &postgres.OpenRecord{LSN: r.Start, Kind: "other"}
+				if r.Kind.EndsTransaction() {
+					h.Open.Kind = "xact"
+				}
+			case r.Kind.EndsTransaction():
+				h.Commits++
+				if h.MinXID == 0 || r.XID < h.MinXID {
+					h.MinXID = r.XID
+				}
+				h.MaxXID = max(h.MaxXID, r.XID)
+				if h.MinTime.IsZero() || r.Time.Before(h.MinTime) {
+					h.MinTime = r.Time
+				}
+				if r.Time.After(h.MaxTime) {
+					h.MaxTime = r.Time
+				}
+			case r.Kind == postgres.RecordRestorePoint:
+				h.RestorePoints = append(h.RestorePoints, postgres.RestorePoint{Name: r.Name, LSN: r.Start, End: r.End, Time: r.Time})
+			case r.Kind == postgres.RecordTablespaceCreate:
+				h.Tablespaces = append(h.Tablespaces, r.Tablespace)
+			}
+			if s.short[seg] {
+				h.ValidEnd = uint32(r.End - seg.Start(testSegment))
+			}
+		}
+		all = append(all, h)
+	}
+	return all, nil
+}
+
+func (s *synthetic) Records(_ context.Context, segments []postgres.Segment) iter.Seq2[postgres.Record, error] {
+	return func(yield func(postgres.Record, error) bool) {
+		end := segments[len(segments)-1].End(testSegment)
+		for _, seg := range segments {
+			if s.unwalked[seg] {
+				return
+			}
+			for _, r := range s.records[seg.Timeline] {
+				if postgres.SegmentAt(seg.Timeline, r.Start, testSegment) != seg {
+					continue
+				}
+				if r.End > end || !yield(r, nil) {
+					return
+				}
+			}
+			if s.short[seg] {
+				return
+			}
+		}
+	}
+}
+
+func describePlan(p Plan) string {
+	var b strings.Builder
+	exact := ""
+	if !p.Stop.Exact {
+		exact = " or later"
+	}
+	fmt.Fprintf(&b, "backup %s, timeline %d, stop at %s%s of timeline %d: %s\n", p.Backup.ID, uint32(p.Timeline), p.Stop.LSN, exact, uint32(p.Stop.Timeline), p.Stop.What)
+	if !p.Stop.Time.IsZero() {
+		fmt.Fprintf(&b, "last transaction: %s\n", stamp(p.Stop.Time))
+	}
+	want := p.Target
+	want.Timeline = p.Effective.Timeline
+	if p.Effective != want {
+		fmt.Fprintf(&b, "settings: %s\n", p.Effective)
+	}
+	fmt.Fprintf(&b, "wal: %d from %s to %s\n", len(p.WAL), p.WAL[0], p.WAL[len(p.WAL)-1])
+	for _, t := range p.Tablespaces {
+		fmt.Fprintf(&b, "tablespace: %d %s -> %s later=%v\n", t.OID, t.From, t.To, t.Later)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(&b, "note: %s\n", n)
+	}
+	return b.String()
 }
