@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -125,9 +124,9 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		return err
 	}
 	began := time.Now()
-	progress := a.progress("restored")
+	progress := a.restoreProgress()
 	err = restore.Execute(ctx, backup, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
-		BinDir: bin, Now: a.now(), Progress: progress.bytes, Log: a.logger()})
+		BinDir: bin, Now: a.now(), Progress: progress.copied, Log: a.logger()})
 	progress.end()
 	if err != nil {
 		return err
@@ -215,12 +214,14 @@ func (a *app) restoreCommand() ([]string, error) {
 }
 
 func (a *app) startCopy(ctx context.Context, plan restore.Plan, f restoreFlags, bin string, result *restored) error {
+	progress := a.restoreProgress()
 	copied, err := restore.Start(ctx, plan, f.pgdata, restore.StartOptions{BinDir: bin, ArchiveMode: restore.ArchiveMode(f.archiveMode),
-		Log: a.logger()})
+		Progress: func(lsn postgres.LSN) { progress.replayed(lsn, plan.Stop.LSN) }, Log: a.logger()})
 	if err != nil {
 		return err
 	}
 	seen, err := copied.Recover(ctx)
+	progress.end()
 	if err != nil {
 		return err
 	}
