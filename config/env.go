@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -82,7 +84,7 @@ func (c *Config) override(environ []string) (problems []string) {
 		}
 		c.Origins[v.path] = "environment"
 	}
-	for name := range given {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
 		c.warn("environment variable %s%s is not one of ours and was ignored", envPrefix, name)
 	}
 	return problems
@@ -99,7 +101,7 @@ func (c *Config) secretFile(path string) (Secret, error) {
 
 // warnReadable warns of a file with secrets that others can read.
 func (c *Config) warnReadable(path string) {
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 {
 		c.warn("%s holds secrets and everybody can read it (mode %04o); chmod 0640 it", path, info.Mode().Perm())
 	}
 }

@@ -35,7 +35,7 @@ const adviceRepository = `add a repository, for example:
         access_key: ...
         secret_key: ...`
 
-const adviceFile = `create it, for example:
+const adviceFile = `write it, for example:
   patroni:
     config: /etc/patroni/patroni.yml
   repositories:

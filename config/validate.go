@@ -14,11 +14,23 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// checker gathers problems with the paths of their fields.
-type checker struct{ problems []string }
+// checker gathers problems with the paths of their fields, and where the value is from.
+type checker struct {
+	file     string
+	origins  map[string]string
+	problems []string
+}
 
 func (k *checker) bad(path, format string, args ...any) {
-	k.problems = append(k.problems, path+": "+fmt.Sprintf(format, args...))
+	line, from := "", ""
+	if origin, ok := k.origins[path]; ok {
+		if line, ok = strings.CutPrefix(origin, k.file+":"); ok {
+			line += ": "
+		} else {
+			line, from = "", " (from "+origin+")"
+		}
+	}
+	k.problems = append(k.problems, line+path+from+": "+fmt.Sprintf(format, args...))
 }
 
 func (k *checker) oneOf(path, value string, allowed ...string) {
@@ -42,13 +54,16 @@ func (k *checker) positive(path string, d time.Duration) {
 // Validate returns everything that is wrong as one *Error, or nil. It adds
 // warnings for what is only unwise.
 func (c *Config) Validate() error {
-	var k checker
+	k := checker{file: c.File, origins: c.Origins}
 	c.validateCluster(&k)
 	advice := ""
 	switch len(c.Repositories) {
 	case 0:
 		k.bad("repositories", "no repository is configured")
 		advice = adviceRepository
+		if c.Cluster.Scope == "" {
+			advice = adviceFile
+		}
 	case 1:
 		c.validateRepository(&k, "repositories[0]", c.Repositories[0])
 	default:

@@ -36,7 +36,7 @@ func (s sample) dump(t *testing.T, name string) []dumped {
 	return out
 }
 
-// say words a record as pg_waldump's description begins; "" for what it is not to yield.
+// kind is what RecordReader must call the record; 0 for what it must pass over.
 func (d dumped) kind() RecordKind {
 	for _, k := range []struct {
 		rmgr, prefix string
@@ -114,14 +114,12 @@ func worded(r Record) string {
 	case RecordRestorePoint:
 		return r.Name
 	case RecordCheckpointOnline, RecordCheckpointShutdown:
-		return fmt.Sprintf("redo %s; tli %d; prev tli %d;", padded(r.Redo), r.NewTimeline, r.PrevTimeline)
+		return fmt.Sprintf("redo %s; tli %d; prev tli %d;", r.Redo, r.NewTimeline, r.PrevTimeline)
 	case RecordTablespaceCreate:
 		return fmt.Sprintf(`CREATE %d "%s`, r.Tablespace.OID, firstLine(r.Tablespace.Path))
 	}
 	return ""
 }
-
-func padded(l LSN) string { return l.String() }
 
 func firstLine(s string) string { s, _, _ = strings.Cut(s, "\n"); return s }
 

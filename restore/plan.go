@@ -11,7 +11,12 @@ import (
 // --plan, and followed without asking anything again.
 type Plan struct {
 	Backup catalog.Manifest `json:"backup"`
-	Target Target           `json:"target"`
+	// Target is what was asked for.
+	Target Target `json:"target"`
+	// Effective is what the recovery settings are to say. It differs from Target
+	// where PostgreSQL would not find an end by itself: a time after the last commit
+	// becomes the LSN of that commit. Its Timeline is always set.
+	Effective Target `json:"effective"`
 	// Timeline is the branch to recover along; written as a number, never "latest" (R26).
 	Timeline postgres.TimelineID      `json:"timeline"`
 	History  postgres.TimelineHistory `json:"history"`

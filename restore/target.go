@@ -3,6 +3,7 @@
 package restore
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -42,4 +43,55 @@ type Target struct {
 	// Timeline is the branch wanted; 0 is the newest that holds the target.
 	Timeline postgres.TimelineID `json:"timeline,omitempty"`
 	Action   Action              `json:"action"`
+}
+
+// String says the target in the user's words.
+func (t Target) String() string {
+	what := "the end of the archive"
+	switch t.Kind {
+	case Time:
+		what = "time " + stamp(t.Time)
+	case LSN:
+		what = "LSN " + t.LSN.String()
+	case XID:
+		what = fmt.Sprintf("transaction %d", t.XID)
+	case Name:
+		what = fmt.Sprintf("restore point %q", t.Name)
+	case Immediate:
+		what = "the end of the backup"
+	}
+	if t.Exclusive {
+		what += " (exclusive)"
+	}
+	if t.Timeline != 0 {
+		what += fmt.Sprintf(" on timeline %d", uint32(t.Timeline))
+	}
+	return what
+}
+
+// Validate refuses a target that says nothing or that PostgreSQL cannot have.
+func (t Target) Validate() error {
+	switch t.Kind {
+	case Latest, Immediate:
+		return nil
+	case Time:
+		if t.Time.IsZero() {
+			return fmt.Errorf("target time is missing")
+		}
+	case LSN:
+		if t.LSN == 0 {
+			return fmt.Errorf("target LSN is missing")
+		}
+	case XID:
+		if t.XID < 3 {
+			return fmt.Errorf("target transaction %d: normal transactions begin at 3", t.XID)
+		}
+	case Name:
+		if t.Name == "" || len(t.Name) > 63 {
+			return fmt.Errorf("target name %q: want 1 to 63 bytes", t.Name)
+		}
+	default:
+		return fmt.Errorf("target kind %q is unknown", t.Kind)
+	}
+	return nil
 }

@@ -88,9 +88,15 @@ func (a *app) store() (storage.Bucket, error) {
 	if r.Type == config.TypeFile {
 		return file.New(r.File.Path), nil
 	}
+	return a.bucketNamed(r.S3.Bucket)
+}
+
+// bucketNamed is the driver for a bucket of the configured S3 store.
+func (a *app) bucketNamed(bucket string) (storage.Bucket, error) {
+	r := a.loaded.Repository()
 	styles := map[string]s3.Style{"auto": s3.Auto, "path": s3.Path, "virtual": s3.VirtualHost}
 	return s3.New(s3.Options{
-		Endpoint: r.S3.Endpoint, Bucket: r.S3.Bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
+		Endpoint: r.S3.Endpoint, Bucket: bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
 		Style: styles[r.S3.PathStyle], CAFile: r.S3.CAFile,
 		AccessKey: r.S3.AccessKey.Reveal(), SecretKey: r.S3.SecretKey.Reveal(), SessionToken: r.S3.SessionToken.Reveal(),
 		CredentialsFile: r.S3.CredentialsFile, Profile: r.S3.Profile,
@@ -98,21 +104,33 @@ func (a *app) store() (storage.Bucket, error) {
 }
 
 // bucket is the store with retries and, where configured, emulated create-once.
-func (a *app) bucket(_ context.Context) (storage.Bucket, error) {
+func (a *app) bucket(context.Context) (storage.Bucket, error) { return a.bucketWith(retry.Options{}) }
+
+// bucketWith is bucket with another patience.
+func (a *app) bucketWith(o retry.Options) (storage.Bucket, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
 	}
-	if a.loaded.Repository().ConditionalWrites == config.Emulate {
-		store = emulate.New(store)
+	if o.Log == nil {
+		o.Log = a.logger()
 	}
-	return retry.New(store, retry.Options{Log: a.logger()}), nil
+	var bucket storage.Bucket = retry.New(store, o)
+	if a.loaded.Repository().ConditionalWrites == config.Emulate {
+		bucket = emulate.New(bucket)
+	}
+	return bucket, nil
 }
 
 // repository is the cluster's repository of one system identifier. Nothing is
 // asked of the store.
-func (a *app) repository(ctx context.Context, system postgres.SystemIdentifier) (*catalog.Repository, error) {
-	bucket, err := a.bucket(ctx)
+func (a *app) repository(_ context.Context, system postgres.SystemIdentifier) (*catalog.Repository, error) {
+	return a.repositoryWith(system, retry.Options{})
+}
+
+// repositoryWith is repository with another patience.
+func (a *app) repositoryWith(system postgres.SystemIdentifier, o retry.Options) (*catalog.Repository, error) {
+	bucket, err := a.bucketWith(o)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,11 +61,11 @@ func localSystem(dataDir string) (postgres.SystemIdentifier, bool) {
 		return 0, false
 	}
 	data, err := os.ReadFile(filepath.Join(dataDir, "global", "pg_control"))
-	if err != nil || len(data) < 8 {
+	if err != nil {
 		return 0, false
 	}
-	id := postgres.SystemIdentifier(binary.LittleEndian.Uint64(data))
-	return id, id != 0
+	control, err := postgres.ParseControlData(data)
+	return control.System, err == nil
 }
 
 // patroniSystem is what Patroni's initialize key says; 0 if nobody can be asked.

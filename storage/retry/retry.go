@@ -23,7 +23,8 @@ type Options struct {
 	// Stall ends one try in which no byte moved for so long; default 20 s.
 	Stall time.Duration
 	// GiveUp ends a call that got no further for so long, all tries and waits
-	// together; default 60 s. The context of the call bounds it absolutely.
+	// together; default 60 s. A last try whose bytes move may add one Stall. The
+	// context of the call bounds it absolutely.
 	GiveUp time.Duration
 	// Base and Max bound the wait before a try: a random time up to
 	// min(Max, Base x 2^tries); defaults 100 ms and 5 s.

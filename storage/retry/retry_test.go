@@ -259,3 +259,25 @@ func TestListGoesOn(t *testing.T) {
 		}
 	})
 }
+
+// stops hands over some bytes and then nothing more.
+type stops struct{ storage.Bucket }
+
+func (s stops) Put(ctx context.Context, _ storage.Key, _ []byte, _ storage.PutOptions) error {
+	for range 5 {
+		time.Sleep(time.Second)
+		storage.Progress(ctx)(1)
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestStallAfterProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		err := retry.New(stops{mem.New()}, retry.Options{}).Put(t.Context(), "a", nil, storage.PutOptions{})
+		if took := time.Since(start); !storage.IsRetryable(err) || took > 85*time.Second {
+			t.Errorf("ended after %s with %v", took, err)
+		}
+	})
+}

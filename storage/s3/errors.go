@@ -23,6 +23,9 @@ var passing = []string{
 	"SlowDown", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable",
 }
 
+// Codes of a refusal, whatever the HTTP status: versitygw says 404 to an unknown key.
+var refusals = []string{"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound"}
+
 // report turns an answer, or the want of one, into the words of the contract.
 func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answer, err error) error {
 	if err == nil {
@@ -55,7 +58,7 @@ func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answ
 			e.Advice = "set this machine's clock: it differs from the store's"
 		}
 		b.renew(r.Code)
-	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized:
+	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized, slices.Contains(refusals, r.Code):
 		e.Err = fmt.Errorf("%w: %w", storage.ErrDenied, said)
 		e.Advice = "check the credentials, and that they may read, write, list and delete in the bucket " + b.bucket
 	case r.StatusCode == http.StatusRequestedRangeNotSatisfiable:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +33,7 @@ func TestPostgres(t *testing.T) {
 		t.Errorf("sum is %q", got)
 	}
 	lab.Exec(t, pg.DSN(), "select 1")
+	pg.Judge()
 	info, err := os.Stat(pg.DataDir)
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("data directory: %v %v", info.Mode(), err)
@@ -86,4 +88,50 @@ func TestGuardian(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// blame is a T that takes a failure for an answer.
+type blame struct {
+	*testing.T
+	said string
+}
+
+func (b *blame) Fatalf(format string, args ...any) {
+	b.said = fmt.Sprintf(format, args...)
+	panic(b)
+}
+
+func TestJudgeIsAbleToCondemn(t *testing.T) {
+	b := &blame{T: t}
+	pg := lab.StartPostgres(b, lab.PGOptions{})
+	pg.Exec("create table t (a int primary key); insert into t select generate_series(1, 1000)")
+	copied := filepath.Join(filepath.Dir(pg.DataDir), "copy")
+	lab.RunOf(b).Must(pg.User, pg.Bin("pg_basebackup"), "-D", copied, "-h", pg.SocketDir, "-U", "postgres", "--checkpoint=fast")
+	lab.JudgeFiles(b, 15, pg.User, copied)
+	var path string
+	pg.QueryRow("select pg_relation_filepath('t')", &path)
+	pg.Stop("fast")
+	for dir, judge := range map[string]func(){copied: func() { lab.JudgeFiles(b, 15, pg.User, copied) }, pg.DataDir: pg.Judge} {
+		name := filepath.Join(dir, path)
+		page, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page[8000] ^= 1
+		if err := os.WriteFile(name, page, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if dir == pg.DataDir {
+			pg.Start()
+		}
+		func() {
+			defer func() { _ = recover() }()
+			judge()
+		}()
+		if b.said == "" {
+			t.Errorf("a flipped bit in %s was not found", name)
+		}
+		t.Logf("found: %.200s", b.said)
+		b.said = ""
+	}
 }

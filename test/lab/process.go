@@ -216,7 +216,27 @@ func touches(pid int, prefix string) bool {
 
 // sweep ends every process that touches the run's directory: Patroni's children
 // are not ours, and a postmaster outlives its Patroni.
-func (r *Run) sweep() error { return r.killAll(r.Dir, 10*time.Second) }
+func (r *Run) sweep() error {
+	_ = poll(5*time.Second, r.quitServers)
+	return r.killAll(r.Dir, 10*time.Second)
+}
+
+// quitServers asks every postmaster of the run for an immediate shutdown, which removes its shared memory.
+func (r *Run) quitServers() error {
+	left := 0
+	for _, pid := range processes(r.Dir) {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if filepath.Base(program) == "postgres" {
+			_ = syscall.Kill(pid, syscall.SIGQUIT)
+			left++
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d servers are still up", left)
+	}
+	return nil
+}
 
 // killAll kills with SIGKILL whatever touches a directory, until nothing does.
 func (r *Run) killAll(dir string, limit time.Duration) error {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeStaleShared removes the shared memory that killed servers have left in the kernel: of each user
+// removeStaleShared removes the shared memory that servers killed by a test have left in the kernel: of each user
 // of ours without a process, whatever was there before we looked for processes.
 func removeStaleShared() {
 	files, _ := filepath.Glob("/dev/shm/PostgreSQL.*")
@@ -40,12 +40,15 @@ func removeStaleShared() {
 	}
 }
 
-// users tells which user ids have a process.
+// users tells which user ids have a process; the dead that nobody has buried hold no memory.
 func users() map[uint32]bool {
 	alive := map[uint32]bool{}
 	files, _ := filepath.Glob("/proc/[0-9]*/status")
 	for _, file := range files {
 		b, _ := os.ReadFile(file)
+		if strings.Contains(string(b), "\nState:\tZ") {
+			continue
+		}
 		_, line, _ := strings.Cut(string(b), "\nUid:\t")
 		real, _, _ := strings.Cut(line, "\t")
 		if id, err := strconv.ParseUint(real, 10, 32); err == nil {

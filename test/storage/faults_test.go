@@ -126,7 +126,8 @@ func TestNotAStore(t *testing.T) {
 	}
 }
 
-// The answer of a Complete is lost; the next one finds the upload gone.
+// The answer of a Complete is lost; the next one finds the upload gone. versitygw
+// remembers what it completed, most stores do not: the proxy plays one of those.
 func TestLostComplete(t *testing.T) {
 	p, b := proxied(t)
 	body := storagetest.Random(3, storage.MinPart+100)
@@ -143,9 +144,12 @@ func TestLostComplete(t *testing.T) {
 		}
 		return u
 	}
-	lose := faultproxy.Rule{Method: "POST", Match: "uploadId", Times: 1, Fault: faultproxy.Fault{LoseReply: true}}
+	lose := []faultproxy.Rule{
+		{Method: "POST", Match: "uploadId", Times: 1, Fault: faultproxy.Fault{LoseReply: true}},
+		{Method: "POST", Match: "uploadId", Fault: faultproxy.Fault{Status: 404, Code: "NoSuchUpload"}},
+	}
 	u := begin("lost")
-	p.Set(lose)
+	p.Set(lose...)
 	if err := u.Complete(t.Context()); !storage.IsRetryable(err) {
 		t.Fatalf("lost answer: %v", err)
 	}
@@ -157,13 +161,19 @@ func TestLostComplete(t *testing.T) {
 	}
 	// The same, but by then another object of that size stands there.
 	u = begin("replaced")
-	p.Set(lose)
+	p.Set(lose...)
 	if err := u.Complete(t.Context()); !storage.IsRetryable(err) {
 		t.Fatalf("lost answer: %v", err)
 	}
 	put(t, b, "replaced", make([]byte, len(body)))
 	if err := u.Complete(t.Context()); !errors.Is(err, storage.ErrExist) {
 		t.Fatalf("got %v, want ErrExist", err)
+	}
+	// The upload was gone before the first Complete: nothing is ours.
+	u = begin("never")
+	p.Set(lose[1])
+	if err := u.Complete(t.Context()); err == nil || storage.IsRetryable(err) || errors.Is(err, storage.ErrNotExist) {
+		t.Fatalf("got %v, want a final error", err)
 	}
 }
 

@@ -48,6 +48,7 @@ func TestVersitygw(t *testing.T) {
 }
 
 func TestVersitygwTLS(t *testing.T) {
+	resolveToLoopback(t)
 	srv := startVersitygw(t, true, "--virtual-domain", "localhost")
 	srv.makeBucket(t, "bucket")
 	good := srv.options("bucket")
@@ -121,7 +122,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// An old gofakes3 ignores If-None-Match: the probe says so, emulation copes.
+// An old gofakes3 ignores If-None-Match, and lists nothing where a delimiter is
+// given as empty: the probe says so, emulation copes with the first.
 func TestCarelessServer(t *testing.T) {
 	addr := freeAddr(t)
 	start(t, addr, program(t, "PGHA_GOFAKES3", "gofakes3-careless"), "-host", addr, "-backend", "mem", "-initialbucket", "bucket")
@@ -134,9 +136,10 @@ func TestCarelessServer(t *testing.T) {
 		t.Error("the probe believes in conditional writes")
 	}
 	for _, f := range r.Findings {
-		t.Logf("%s: %v: %s %s", f.Name, f.OK, f.Detail, f.Hint)
-		if race := strings.HasPrefix(f.Name, "conditional"); race == f.OK || (race && !strings.Contains(f.Detail, "of 16 writers")) {
-			t.Errorf("%s: %v, %s", f.Name, f.OK, f.Detail)
+		race := strings.HasPrefix(f.Name, "conditional")
+		vice := race || f.Name == "list after put"
+		if f.OK == vice || (race && !strings.Contains(f.Detail, "of 16 writers")) || (vice && f.Hint == "") {
+			t.Errorf("%s: %v, %s; %s", f.Name, f.OK, f.Detail, f.Hint)
 		}
 	}
 	e := emulate.New(b)

@@ -1,0 +1,322 @@
+// Package backup takes base backups: it brings the server into backup mode, copies
+// its files into packs, waits until the WAL they need is stored, and commits.
+package backup
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/postgres/server"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+)
+
+// take is one backup under way.
+type take struct {
+	source     Source
+	repository *catalog.Repository
+	options    Options
+	archive    *archiveWait
+	telling    sync.Mutex
+
+	// by preflight
+	facts       server.Facts
+	control     postgres.ControlData
+	groupAccess bool
+	// by start
+	began       server.Start
+	run         *catalog.Run
+	tablespaces []postgres.Tablespace
+	// by copyFiles and stop
+	copier *copier
+	ended  server.Stop
+	label  postgres.BackupLabel
+}
+
+// Take takes a full backup of a running primary and commits it. It is a
+// *PreflightError if nothing was changed. After any other error nothing was
+// committed either: what the run has stored is garbage for expiry to remove. An
+// error after the start ends the session of source.Server, and backup mode with it.
+func Take(ctx context.Context, source Source, repository *catalog.Repository, options Options) (catalog.Manifest, error) {
+	t := &take{source: source, repository: repository, options: options.withDefaults()}
+	t.tell(PhasePreflight)
+	t.prepareWait()
+	if err := t.preflight(ctx); err != nil {
+		return catalog.Manifest{}, err
+	}
+	m, err := t.take(ctx)
+	if err != nil {
+		source.Server.Close()
+		return catalog.Manifest{}, err
+	}
+	return m, nil
+}
+
+func (t *take) take(ctx context.Context) (catalog.Manifest, error) {
+	t.tell(PhaseStart)
+	if err := t.start(ctx); err != nil {
+		return catalog.Manifest{}, err
+	}
+	t.tell(PhaseCopy)
+	if err := t.copyFiles(ctx); err != nil {
+		return catalog.Manifest{}, err
+	}
+	t.tell(PhaseStop)
+	if err := t.stop(ctx); err != nil {
+		return catalog.Manifest{}, err
+	}
+	t.tell(PhaseWAL)
+	if err := t.archive.wait(ctx, span{t.began.Timeline, t.began.LSN, t.ended.LSN}); err != nil {
+		return catalog.Manifest{}, err
+	}
+	t.tell(PhaseCommit)
+	return t.commit(ctx)
+}
+
+// start brings the server into backup mode and makes sure that we see its files
+// as it does.
+func (t *take) start(ctx context.Context) error {
+	var err error
+	if t.began, err = t.source.Server.StartBackup(ctx, "pgha-backup "+string(t.options.ID), true); err != nil {
+		return err
+	}
+	if _, t.control, err = readControl(t.source.PGDATA); err != nil {
+		return err
+	}
+	if t.control.Redo < t.began.LSN || t.control.Timeline != t.began.Timeline {
+		return fmt.Errorf("%s does not show the checkpoint that the server has just made (it has %s on timeline %d, the backup began at %s on %d): is it the server's storage, without a cache between?",
+			t.source.PGDATA, t.control.Redo, t.control.Timeline, t.began.LSN, t.began.Timeline)
+	}
+	if t.tablespaces, err = t.source.Server.Tablespaces(ctx); err != nil {
+		return err
+	}
+	t.run, err = t.repository.StartRun(ctx, catalog.Started{ID: t.options.ID, Member: t.source.Member,
+		Timeline: t.began.Timeline, StartLSN: t.began.LSN, At: t.began.Time})
+	return err
+}
+
+// copyFiles copies everything but what must come last.
+func (t *take) copyFiles(ctx context.Context) error {
+	w := &walker{pgdata: t.source.PGDATA, summary: t.facts.Version.Major() >= 17,
+		version: fmt.Sprintf("PG_%d_%d", t.facts.Version.Major(), t.control.CatalogVersion)}
+	if err := w.list(t.tablespaces); err != nil {
+		return err
+	}
+	for _, warning := range w.warnings {
+		t.warn(warning)
+	}
+	t.copier = &copier{run: t.run, packSize: t.options.PackSize, checksums: t.control.ChecksumVersion != 0,
+		perFile: t.control.RelationBlocks, start: t.began.LSN, position: t.position, warn: t.warn, numbers: map[uint32]int{}}
+	if t.options.Rate > 0 {
+		t.copier.limit = rate.NewLimiter(rate.Limit(t.options.Rate), catalog.FrameSize)
+	}
+	total := Progress{}
+	for _, it := range w.items {
+		if !it.dir {
+			total.FilesTotal++
+			total.BytesTotal += it.size
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	done := make(chan struct{})
+	group.Go(func() error {
+		defer close(done)
+		return t.copier.copyAll(ctx, w.items, t.options.Workers)
+	})
+	group.Go(func() error { return t.watch(ctx, done, total) })
+	return group.Wait()
+}
+
+// How often the server is asked whether it is alive and still the same, and how
+// long it may take to answer.
+const (
+	aliveEvery   = 5
+	aliveTimeout = 2 * time.Minute
+)
+
+// watch tells of progress each second and ends the copy when the server is not
+// what it was: a demoted or restarted one has left backup mode.
+func (t *take) watch(ctx context.Context, done <-chan struct{}, p Progress) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		finished := false
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-done:
+			finished = true
+		case <-tick.C:
+		}
+		p.Files, p.Bytes = int(t.copier.files.Load()), t.copier.bytes.Load()
+		t.with(t.options.Events.Progress != nil, func() { t.options.Events.Progress(p) })
+		if finished {
+			return nil
+		}
+		if n%aliveEvery == 0 {
+			if _, err := t.position(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// position is where the server writes; an error if it is not the primary any more.
+func (t *take) position(ctx context.Context) (postgres.LSN, error) {
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	p, err := t.source.Server.Position(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case p.InRecovery:
+		return 0, fmt.Errorf("the server became a standby during the backup: take it on the new leader")
+	case !p.Started.Equal(t.facts.Started):
+		return 0, fmt.Errorf("the server was restarted during the backup")
+	}
+	return p.LSN, nil
+}
+
+// stop copies pg_control when everything else is copied, ends backup mode, and
+// stores what can only be known then.
+func (t *take) stop(ctx context.Context) error {
+	control, data, err := readControl(t.source.PGDATA)
+	if err != nil {
+		return err
+	}
+	if data.System != t.facts.System || data.Timeline != t.began.Timeline {
+		return fmt.Errorf("pg_control is now of system %s on timeline %d: the directory was exchanged during the backup", data.System, data.Timeline)
+	}
+	if t.ended, err = t.source.Server.StopBackup(ctx); err != nil {
+		return err
+	}
+	if t.label, err = postgres.ParseBackupLabel(t.ended.Label); err != nil {
+		return err
+	}
+	if t.label.StartLSN != t.began.LSN || t.label.StartTimeline != t.began.Timeline || t.ended.LSN < t.began.LSN {
+		return fmt.Errorf("the server stopped another backup than ours: it began at %s on timeline %d, ours at %s on %d",
+			t.label.StartLSN, t.label.StartTimeline, t.began.LSN, t.began.Timeline)
+	}
+	if err := t.settleTablespaces(); err != nil {
+		return err
+	}
+	pack, err := t.copier.open(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer pack.Abort() // does nothing once it is stored
+	last := []struct{ path, content string }{{"backup_label", t.ended.Label}, {"tablespace_map", t.ended.TablespaceMap}, {controlFile, string(control)}}
+	for _, f := range last {
+		if f.content == "" {
+			continue
+		}
+		entry := catalog.Entry{Path: f.path, Size: int64(len(f.content)), Mode: 0o600, Modified: t.ended.Time}
+		if t.groupAccess {
+			entry.Mode = 0o640
+		}
+		if err := t.copier.whole(ctx, pack, entry, []byte(f.content)); err != nil {
+			return err
+		}
+	}
+	index, info, err := pack.Close()
+	info.EndLSN = t.ended.LSN
+	pack.stored.index, pack.stored.info = index, info
+	return err
+}
+
+// settleTablespaces makes the server's map the truth: one created after the start
+// is made by replay, so its packs do not count.
+func (t *take) settleTablespaces() error {
+	mapped, err := postgres.ParseTablespaceMap(t.ended.TablespaceMap)
+	if err != nil {
+		return err
+	}
+	var kept []*storedPack
+	for _, pack := range t.copier.packs {
+		if pack.tablespace == 0 || inTablespaces(mapped, pack.tablespace) {
+			kept = append(kept, pack)
+		}
+	}
+	for _, ts := range mapped {
+		if !inTablespaces(t.tablespaces, ts.OID) {
+			t.warn(fmt.Sprintf("tablespace %d at %s was dropped when the backup began: nothing of it was copied", ts.OID, ts.Path))
+		}
+	}
+	t.tablespaces, t.copier.packs = mapped, kept
+	return nil
+}
+
+func (t *take) commit(ctx context.Context) (catalog.Manifest, error) {
+	m := catalog.Manifest{
+		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: "file-copy", Tool: t.options.Tool, Comment: t.options.Comment,
+		Version: t.facts.Version, SegmentSize: t.facts.SegmentSize,
+		Timeline: t.began.Timeline, StartLSN: t.began.LSN, Checkpoint: t.label.CheckpointLSN, StopLSN: t.ended.LSN, StopTLI: t.began.Timeline,
+		StartTime: t.began.Time.UTC(), StopTime: t.ended.Time.UTC(),
+		Settings: t.settings(), Tablespaces: t.tablespaces, Damage: t.copier.damage, Vanished: t.copier.vanished,
+	}
+	var index catalog.Index
+	for _, pack := range t.copier.packs {
+		index.Packs = append(index.Packs, pack.index)
+		m.Packs = append(m.Packs, pack.info)
+	}
+	files := func(yield func(postgres.ManifestFile) bool) {
+		for _, pack := range index.Packs {
+			for _, e := range pack.Entries {
+				if e.Kind == catalog.File && !yield(postgres.ManifestFile{Path: e.Path, Size: e.Size, Modified: e.Modified, CRC32C: e.CRC32C}) {
+					return
+				}
+			}
+		}
+	}
+	for f := range files {
+		m.Files++
+		m.Bytes += f.Size
+	}
+	var manifest bytes.Buffer
+	ranges := []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
+	if err := postgres.WriteBackupManifest(&manifest, t.facts.Version, t.facts.System, files, ranges); err != nil {
+		return catalog.Manifest{}, err
+	}
+	return t.run.Commit(ctx, m, index, manifest.Bytes())
+}
+
+func (t *take) settings() catalog.Settings {
+	c := t.control
+	return catalog.Settings{
+		MaxConnections: c.MaxConnections, MaxWorkerProcesses: c.MaxWorkerProcesses, MaxWALSenders: c.MaxWALSenders,
+		MaxPreparedXacts: c.MaxPreparedXacts, MaxLocksPerXact: c.MaxLocksPerXact, WALLevel: c.WALLevel.String(),
+		WALLogHints: c.WALLogHints, DataChecksumVersion: int(c.ChecksumVersion), TrackCommitTimestamp: c.TrackCommitTimestamp,
+		BlockSize: int(c.BlockSize), RelationSegmentSize: int(c.RelationBlocks), CatalogVersion: int(c.CatalogVersion),
+		PGDATA: t.facts.DataDirectory, ConfigFile: t.facts.ConfigFile, GroupAccess: t.groupAccess,
+	}
+}
+
+// with calls an event, never two at once.
+func (t *take) with(wanted bool, call func()) {
+	if wanted {
+		t.telling.Lock()
+		defer t.telling.Unlock()
+		call()
+	}
+}
+
+func (t *take) tell(p Phase) {
+	t.with(t.options.Events.Phase != nil, func() { t.options.Events.Phase(p) })
+}
+
+func (t *take) warn(text string) {
+	t.with(t.options.Events.Warning != nil, func() { t.options.Events.Warning(text) })
+}
+
+func (t *take) prepareWait() {
+	t.archive = &archiveWait{repository: t.repository, server: t.source.Server,
+		stall: t.options.ArchiveStall, limit: t.options.ArchiveLimit, warn: t.warn,
+		waiting: func(text string) {
+			t.with(t.options.Events.Waiting != nil, func() { t.options.Events.Waiting(text) })
+		}}
+}

@@ -1,0 +1,121 @@
+package backup
+
+import (
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/postgres/server"
+)
+
+// Source is the server that is backed up, by file copy on its own host.
+type Source struct {
+	Server *server.Server // a session of its own; the caller closes it
+	PGDATA string         // the data directory as this host sees it; empty: where the server says
+	Member string         // Patroni's name of the member
+}
+
+// Options say how. Zero values take the defaults.
+type Options struct {
+	ID      catalog.BackupID // required
+	Comment string
+	Tool    string // version of this program, for the manifest
+
+	Workers  int   // files copied at once; 2
+	PackSize int64 // bytes of plaintext after which a pack ends; 256 MiB
+	Rate     int64 // bytes read each second by all workers; 0 is no limit
+
+	// ConditionalWrites goes into repository.json if this backup makes the repository.
+	ConditionalWrites string
+	// ArchiveStall is how long the wait for WAL in the repository goes on without
+	// progress of the archiver, ArchiveLimit how long in all; 60 s and 1 h.
+	ArchiveStall, ArchiveLimit time.Duration
+
+	Events Events
+}
+
+func (o Options) withDefaults() Options {
+	if o.Workers <= 0 {
+		o.Workers = 2
+	}
+	if o.PackSize <= 0 {
+		o.PackSize = 256 << 20
+	}
+	if o.ConditionalWrites == "" {
+		o.ConditionalWrites = "required"
+	}
+	if o.ArchiveStall <= 0 {
+		o.ArchiveStall = time.Minute
+	}
+	if o.ArchiveLimit <= 0 {
+		o.ArchiveLimit = time.Hour
+	}
+	return o
+}
+
+// Phase is a part of a backup, in the order in which they come.
+type Phase string
+
+// The phases.
+const (
+	PhasePreflight Phase = "preflight"
+	PhaseStart     Phase = "start"
+	PhaseCopy      Phase = "copy"
+	PhaseStop      Phase = "stop"
+	PhaseWAL       Phase = "wal"
+	PhaseCommit    Phase = "commit"
+)
+
+// Progress is how far the copy is.
+type Progress struct {
+	Files, FilesTotal int
+	Bytes, BytesTotal int64 // of the database, uncompressed
+}
+
+// Events tell a caller how a backup goes. Any of them may be nil. They are called
+// from several goroutines, but never at once.
+type Events struct {
+	Phase    func(Phase)
+	Progress func(Progress) // each second while files are copied, and at the end
+	Waiting  func(string)   // while the archiver is waited for: for what, in words
+	Warning  func(string)
+}
+
+// PreflightError refuses a backup before anything was changed: the server may
+// have switched its WAL segment, the repository holds no new backup object.
+type PreflightError struct {
+	Reason string
+	Advice string
+	Err    error // what lies below; may be nil
+}
+
+func (e *PreflightError) Error() string {
+	if e.Err != nil {
+		return e.Reason + ": " + e.Err.Error()
+	}
+	return e.Reason
+}
+
+func (e *PreflightError) Unwrap() error { return e.Err }
+
+// Hint is what a person can do about it; may be empty.
+func (e *PreflightError) Hint() string {
+	if hint, ok := e.Err.(interface{ Hint() string }); ok && e.Advice == "" {
+		return hint.Hint()
+	}
+	return e.Advice
+}
+
+// needed are directories that no tablespace and no option moves: a link in their
+// place would leave a hole in the backup.
+var needed = map[string]bool{"base": true, "global": true, "pg_xact": true, "pg_multixact": true, "pg_commit_ts": true,
+	"pg_twophase": true, "pg_logical": true, "pg_tblspc": true}
+
+func inTablespaces(list []postgres.Tablespace, oid uint32) bool {
+	for _, t := range list {
+		if t.OID == oid {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,200 @@
+package config
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// broken pairs every shipped *.bad.yaml with its exact error, without the file name
+// that begins each line.
+var broken = map[string][]string{
+	"bad-scope": {`1: cluster.scope: scope "a/b": want letters, digits, '_', '-' and '.', at most 128`,
+		`1: cluster.member: "../x" cannot be part of a path`},
+	"bare-s3":            {` repositories[0].s3.endpoint: not given; for example https://s3.example.com`, ` repositories[0].s3.bucket: not given`},
+	"both-kinds":         {` repositories[0].file: given for a repository of type s3`},
+	"citus":              {` patroni.config: the cluster is run with Citus, which pgha-backup does not back up as a whole; nothing was done`},
+	"empty":              {` cluster.scope: not given, and no patroni.config to take it from`, ` repositories: no repository is configured`},
+	"endpoint-with-path": {`2: repositories[0].s3.endpoint: want https://host[:port]`},
+	"etcd-endpoint": {` patroni.etcd.endpoints[0]: want http://host:2379 or https://host:2379`,
+		` patroni.etcd: cert_file and key_file go together`},
+	"half-a-key": {` repositories[0].s3: access_key and secret_key go together`},
+	"in-pgdata":  {`2: repositories[0].file.path: /srv/pg/backup lies inside the data directory /srv/pg: a repository there is lost with it`},
+	"later": {`6: schedules: not supported by this version yet; remove it`, `7: retention: not supported by this version yet; remove it`,
+		`8: encryption: not supported by this version yet; remove it`, `9: daemon: not supported by this version yet; remove it`},
+	"list-as-map":        {`2: repositories: want a list`},
+	"map-as-text":        {`1: cluster: want keys and values`},
+	"no-patroni-file":    {` patroni.config: stat /nonexistent/patroni.yml: no such file or directory`},
+	"no-repository":      {` repositories: no repository is configured`},
+	"no-scope":           {` cluster.scope: not given, and no patroni.config to take it from`},
+	"not-yaml":           {`1: did not find expected ',' or '}'`},
+	"nothing-said":       {` repositories[0].name: not given; any word, for example main`, ` repositories[0].type: not given; s3, or file for a directory`},
+	"plain-http":         {`2: repositories[0].s3.endpoint: http sends everything unencrypted; use https, or say tls: off`},
+	"relative-path":      {`2: repositories[0].file.path: "backup" is not an absolute path`, `3: archive.spool: "spool" is not an absolute path`},
+	"twice":              {`6: log.level: given twice`},
+	"two-repositories":   {` repositories: 2 repositories are given; this version uses one`},
+	"unknown-key":        {`7: archive.pushtimeout: unknown key; known here are get_batch, get_recovery_timeout, get_rewind_timeout, get_standby_timeout, push_timeout, spool`},
+	"unknown-nested-key": {`7: repositories[0].s3.bukket: unknown key; known here are access_key, bucket, ca_file, credentials_file, endpoint, path_style, prefix, profile, region, secret_key, session_token, tls`},
+	"unknown-top-key":    {`1: clusters: unknown key; known here are archive, backup, cluster, log, patroni, repositories`},
+	"unknown-type":       {`2: repositories[0].type: "ftp" is not one of s3, file`},
+	"values": {`2: repositories[0].codec: codec "lz4": want zstd, s2 or none`,
+		`2: repositories[0].conditional_writes: "maybe" is not one of required, emulate`,
+		`2: repositories[0].s3.tls: "maybe" is not one of on, off`,
+		`2: repositories[0].s3.path_style: "odd" is not one of auto, path, virtual`,
+		`2: repositories[0].s3.prefix: invalid object key "a//b": part ""`,
+		`3: archive.get_batch: 0 is not from 1 to 64`, `3: archive.push_timeout: want more than 0s`,
+		`4: backup.workers: 100 is not from 1 to 64`, `4: backup.rate_limit: 1000 a second is less than 1MiB`,
+		`4: backup.pack_size: 1MiB is not from 16MiB to 64GiB`, `4: backup.part_size: 1MiB is not from 5MiB to 1GiB`,
+		`5: log.level: "loud" is not one of debug, info, warn, error`, `5: log.format: "xml" is not one of text, json`},
+	"wrong-types": {`6: archive.get_batch: want a whole number`, `6: archive.push_timeout: want a duration such as 60s or 15m`,
+		`7: backup.pack_size: size "huge": want a number of bytes, or one with a unit as in 256MiB`, `7: backup.workers: want a whole number`},
+}
+
+func TestBrokenFiles(t *testing.T) {
+	t.Chdir("../configs/testdata")
+	files, err := filepath.Glob("*.bad.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range files {
+		files[i] = strings.TrimSuffix(files[i], ".bad.yaml")
+	}
+	if known := slices.Sorted(maps.Keys(broken)); !slices.Equal(files, known) {
+		t.Fatalf("files %v, errors known of %v", files, known)
+	}
+	for name, want := range broken {
+		t.Run(name, func(t *testing.T) {
+			file := name + ".bad.yaml"
+			_, err := load(file, nil)
+			if _, ok := err.(*Error); !ok {
+				t.Fatalf("error %v is not an *Error", err)
+			}
+			lines := strings.Split(err.Error(), "\n")
+			for i := range lines {
+				lines[i] = strings.TrimPrefix(lines[i], file+":")
+			}
+			if !slices.Equal(lines, want) {
+				t.Errorf("\n got %q\nwant %q", lines, want)
+			}
+		})
+	}
+}
+
+func TestHints(t *testing.T) {
+	t.Chdir("../configs/testdata")
+	for file, want := range map[string]string{
+		"absent.yaml": adviceFile, "empty.bad.yaml": adviceFile, "no-repository.bad.yaml": adviceRepository, "twice.bad.yaml": "",
+	} {
+		_, err := load(file, nil)
+		if e, ok := err.(*Error); !ok || e.Hint() != want {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	for _, advice := range []string{adviceFile, adviceRepository} {
+		_, text, _ := strings.Cut(advice, "\n")
+		var out map[string]any
+		if err := yaml.Unmarshal([]byte(text), &out); err != nil || out["repositories"] == nil {
+			t.Errorf("the advised lines are no configuration: %v", err)
+		}
+	}
+}
+
+// shipped loads an example as if Patroni's file were where the example says.
+func shipped(t *testing.T, name string, environ ...string) Config {
+	t.Helper()
+	sample, err := filepath.Abs("../configs/testdata/patroni.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := load("../configs/"+name, append(environ, "PGHA_BACKUP_PATRONI_CONFIG="+sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestShippedExamples(t *testing.T) {
+	files, err := filepath.Glob("../configs/*.yaml")
+	if err != nil || len(files) != 3 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		shipped(t, filepath.Base(file))
+	}
+	if n := len(usefulLines(t, "../configs/config.yaml")); n > 12 {
+		t.Errorf("the short example has %d useful lines", n)
+	}
+}
+
+func usefulLines(t *testing.T, file string) (lines []string) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// The full example names every key there is, or it is not full.
+func TestFullExampleIsFull(t *testing.T) {
+	data, err := os.ReadFile("../configs/config-full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	var walk func(reflect.Type)
+	walk = func(ty reflect.Type) {
+		switch {
+		case ty.Kind() == reflect.Slice:
+			walk(ty.Elem())
+		case ty.Kind() == reflect.Struct:
+			for i := range ty.NumField() {
+				name := ty.Field(i).Tag.Get("yaml")
+				if name == "-" || name == "" {
+					continue
+				}
+				if !strings.Contains(text, " "+name+":") && !strings.Contains(text, "\n"+name+":") && name != "file" && name != "path" {
+					t.Errorf("%s is not in the full example", name)
+				}
+				walk(ty.Field(i).Type)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+}
+
+func TestShortExampleIsComplete(t *testing.T) {
+	c := shipped(t, "config.yaml", "PATRONI_NAME=pg_node9")
+	want := Cluster{Scope: "pg_cluster", Member: "pg_node9", DataDir: "/var/lib/postgresql/16/main",
+		StateDir: "/var/lib/pgha-backup/pg_cluster/pg_node9", DSN: c.Cluster.DSN}
+	if c.Cluster != want {
+		t.Errorf("%+v", c.Cluster)
+	}
+	if got := c.Cluster.DSN.Reveal(); got != `host='192.168.1.21' port='5432' dbname='postgres' user='postgres' password='it\'s secret'` {
+		t.Error(got)
+	}
+	if want := []string{"http://192.168.1.11:2379", "http://192.168.1.12:2379", "http://192.168.1.13:2379"}; !slices.Equal(c.Patroni.Etcd.Endpoints, want) {
+		t.Error(c.Patroni.Etcd.Endpoints)
+	}
+	if c.Patroni.API.URL != "http://192.168.1.21:8008" || c.Archive.Spool != c.Cluster.StateDir+"/spool" || c.Patroni.Namespace != "/service/" {
+		t.Errorf("%+v %+v", c.Patroni, c.Archive)
+	}
+	r := c.Repository()
+	if r.Codec != "zstd" || r.ConditionalWrites != Required || r.S3.SecretKey.Reveal() != "not-a-real-key" {
+		t.Errorf("%+v", r)
+	}
+	if !strings.HasSuffix(c.Origins["cluster.scope"], "patroni.yml") || c.Origins["patroni.config"] != "environment" ||
+		c.Origins["repositories[0].s3.bucket"] != "../configs/config.yaml:13" {
+		t.Error(c.Origins)
+	}
+}

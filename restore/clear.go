@@ -1,0 +1,115 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+)
+
+// claim writes the marker before anything else: whatever happens from here on, the
+// next restore knows which directories are its own.
+func claim(plan Plan, ground Ground, now time.Time) error {
+	m := marker{Format: markerFormat, PGDATA: ground.PGDATA, System: plan.Backup.System, Backup: plan.Backup.ID,
+		Started: now.UTC().Truncate(time.Second), Tablespaces: slices.Clone(ground.Cleared),
+		Links: slices.Clone(ground.links), Versions: slices.Clone(ground.versions)}
+	m.Versions = append(m.Versions, versionDirectory(fmt.Sprint(plan.Backup.Version.Major()), uint32(plan.Backup.Settings.CatalogVersion)))
+	for _, t := range plan.Tablespaces {
+		m.Tablespaces = append(m.Tablespaces, t.To)
+		if t.Later && t.From != t.To {
+			m.Links = append(m.Links, t.From)
+		}
+	}
+	for _, list := range []*[]string{&m.Tablespaces, &m.Links, &m.Versions} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	return m.write(ground.PGDATA)
+}
+
+// clear empties what Check allowed to be emptied: first pg_control, durably, so
+// that nobody can start the half of a cluster (R25).
+func clear(ctx context.Context, ground Ground) error {
+	root, err := os.OpenRoot(ground.PGDATA)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := discardControl(root); err != nil {
+		return err
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Name() == MarkerFile {
+			continue
+		}
+		if err := root.RemoveAll(e.Name()); err != nil {
+			return err
+		}
+	}
+	for _, dir := range ground.Cleared {
+		if err := clearTablespace(dir, ground.versions); err != nil {
+			return fmt.Errorf("empty tablespace: %w", err)
+		}
+	}
+	for _, link := range ground.links {
+		if info, err := os.Lstat(link); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			if err := os.Remove(link); err != nil {
+				return err
+			}
+		}
+	}
+	return atomicfile.SyncDir(ground.PGDATA)
+}
+
+// discardControl removes pg_control, and every trace of one, durably.
+func discardControl(root *os.Root) error {
+	dir, err := root.Open(filepath.Dir(controlFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err = root.Remove(controlFile); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = dir.Sync()
+	}
+	return errors.Join(err, dir.Close())
+}
+
+// clearTablespace removes this cluster's directories from a tablespace and nothing
+// else: other major versions keep theirs beside it.
+func clearTablespace(dir string, versions []string) error {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, version := range versions {
+		if filepath.Base(version) != version {
+			return fmt.Errorf("%q is not a directory's name", version)
+		}
+		if err := root.RemoveAll(version); err != nil {
+			return err
+		}
+	}
+	return atomicfile.SyncDir(dir)
+}

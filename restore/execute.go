@@ -1,0 +1,217 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"golang.org/x/sync/errgroup"
+)
+
+// Options say how a plan is executed.
+type Options struct {
+	// RestoreCommand is the program and the arguments that fetch WAL, with %f and %p
+	// as arguments of their own. It must work with an empty environment.
+	RestoreCommand []string
+	ArchiveMode    ArchiveMode
+	// BinDir is the directory of PostgreSQL's programs. Without it pg_verifybackup
+	// does not judge the copy.
+	BinDir string
+	// Workers is how many packs are read at once; 0 takes at most four.
+	Workers int
+	Now     time.Time
+	// Progress is told plaintext bytes written and to write, from several goroutines.
+	Progress func(done, total int64)
+	Log      *slog.Logger
+}
+
+// Names that have a meaning of their own in PGDATA.
+const (
+	controlFile    = "global/pg_control"
+	labelFile      = "backup_label"
+	autoConfFile   = "postgresql.auto.conf"
+	serverConfFile = "postgresql.conf"
+	manifestFile   = "backup_manifest"
+)
+
+// held are files that are kept in memory and written, or written differently, at
+// the end. None is long.
+var held = map[string]int64{controlFile: 8192, labelFile: 64 << 10, autoConfFile: 4 << 20}
+
+// left are files of a backup that a copy must not have: links are made by us, the
+// signals say what the source was doing.
+var left = []string{"tablespace_map", "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts", manifestFile,
+	catalog.OriginFile, MarkerFile, LogFile, hbaFile}
+
+// leftOut tells whether a path of the backup is not written as it is.
+func leftOut(name string) bool {
+	return slices.Contains(left, name) || strings.HasPrefix(name, "pg_wal/")
+}
+
+// execution is one Execute under way.
+type execution struct {
+	Options
+	plan   Plan
+	ground Ground
+	backup *catalog.Backup
+	tree   *tree
+	total  int64
+	done   atomic.Int64
+
+	mu      sync.Mutex
+	held    map[string][]byte
+	written map[string]catalog.Entry // by path
+}
+
+// Execute writes the copy that the plan describes onto the ground that Check found.
+// pg_control comes last, so that at any earlier end the directory cannot be started
+// and the same restore can simply be run again.
+func Execute(ctx context.Context, backup *catalog.Backup, plan Plan, ground Ground, o Options) (err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if plan.Backup.Type != catalog.Full || backup.Manifest.ID != plan.Backup.ID || backup.Manifest.Run != plan.Backup.Run {
+		return fmt.Errorf("backup %s (%s) is not the full backup %s of the plan", backup.Manifest.ID, backup.Manifest.Type, plan.Backup.ID)
+	}
+	x := &execution{Options: o, plan: plan, ground: ground, backup: backup,
+		held: map[string][]byte{}, written: map[string]catalog.Entry{}}
+	for _, pack := range backup.Index.Packs {
+		for _, e := range pack.Entries {
+			x.total += e.Size
+		}
+	}
+	if err := x.prepare(ctx); err != nil {
+		return fmt.Errorf("prepare %s: %w", ground.PGDATA, err)
+	}
+	defer x.tree.close()
+	if err := x.packs(ctx); err != nil {
+		return fmt.Errorf("write %s: %w", ground.PGDATA, err)
+	}
+	if err := x.finish(ctx); err != nil {
+		return fmt.Errorf("finish %s: %w", ground.PGDATA, err)
+	}
+	return nil
+}
+
+// prepare claims and empties the ground and makes every directory and link.
+func (x *execution) prepare(ctx context.Context) (err error) {
+	if err := atomicfile.MkdirAll(x.ground.PGDATA, 0o700); err != nil {
+		return err
+	}
+	if err := claim(x.plan, x.ground, x.Now); err != nil {
+		return err
+	}
+	if x.ground.State != Fresh {
+		if err := clear(ctx, x.ground); err != nil {
+			return err
+		}
+	}
+	if x.tree, err = openTree(x.plan, x.ground.PGDATA); err != nil {
+		return err
+	}
+	if err = x.tree.directories(x.backup.Index); err == nil {
+		err = x.tree.link()
+	}
+	if err != nil {
+		x.tree.close()
+	}
+	return err
+}
+
+// packs writes every pack, several at once.
+func (x *execution) packs(ctx context.Context) error {
+	workers := x.Workers
+	if workers <= 0 {
+		workers = min(4, 2*runtime.GOMAXPROCS(0))
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for i := range x.backup.Index.Packs {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return x.pack(ctx, i)
+		})
+	}
+	return group.Wait()
+}
+
+func (x *execution) pack(ctx context.Context, i int) (err error) {
+	r, err := x.backup.OpenPack(ctx, i)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	buffer := make([]byte, 256<<10)
+	for {
+		e, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if e.Kind == catalog.Dir || leftOut(e.Path) {
+			x.progress(e.Size)
+			continue
+		}
+		if err := x.entry(e, &counted{r, x}, buffer); err != nil {
+			return err
+		}
+	}
+}
+
+func (x *execution) entry(e catalog.Entry, r io.Reader, buffer []byte) error {
+	if strings.HasPrefix(path.Base(e.Path), "INCREMENTAL.") {
+		return fmt.Errorf("%s in a full backup", e.Path)
+	}
+	if limit, ok := held[e.Path]; ok {
+		if e.Size > limit {
+			return fmt.Errorf("%s has %d bytes, more than %d", e.Path, e.Size, limit)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		x.mu.Lock()
+		x.held[e.Path] = data
+		x.mu.Unlock()
+	} else if err := x.tree.fill(e.Path, e.Mode, e.Size, r, buffer); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	x.written[e.Path] = e
+	x.mu.Unlock()
+	return nil
+}
+
+func (x *execution) progress(n int64) {
+	done := x.done.Add(n)
+	if x.Progress != nil {
+		x.Progress(done, x.total)
+	}
+}
+
+// counted tells the progress of what is read.
+type counted struct {
+	r io.Reader
+	x *execution
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.x.progress(int64(n))
+	return n, err
+}

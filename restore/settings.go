@@ -1,0 +1,210 @@
+package restore
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+)
+
+// ArchiveMode says what becomes of the copy's archive_mode.
+type ArchiveMode string
+
+// The choices. Off keeps a copy from writing into the archive it came from.
+const (
+	ArchiveOff      ArchiveMode = "off"
+	ArchivePreserve ArchiveMode = "preserve"
+)
+
+// setting is one line of a configuration file, its value not quoted.
+type setting struct{ name, value string }
+
+// anotherLife are the settings that a former life may have left anywhere in the
+// configuration and that would lead recovery astray: set anew, empty if not wanted
+// (R26). Some have no empty value.
+var anotherLife = []setting{
+	{"restore_command", ""},
+	{"recovery_target", ""},
+	{"recovery_target_time", ""},
+	{"recovery_target_lsn", ""},
+	{"recovery_target_xid", ""},
+	{"recovery_target_name", ""},
+	{"recovery_target_inclusive", "on"},
+	{"recovery_target_timeline", ""},
+	{"recovery_target_action", "promote"},
+	{"recovery_min_apply_delay", "0"},
+	{"recovery_end_command", ""},
+	{"archive_cleanup_command", ""},
+	{"primary_conninfo", ""},
+	{"primary_slot_name", ""},
+}
+
+// removedOnly cannot be set empty on every version: only its line goes.
+const removedOnly = "promote_trigger_file"
+
+// recoverySettings are what makes the copy recover along the plan.
+func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []setting {
+	list := slices.Clone(anotherLife)
+	set := func(name, value string) {
+		i := slices.IndexFunc(list, func(s setting) bool { return s.name == name })
+		if i < 0 {
+			list = append(list, setting{name, value})
+			return
+		}
+		list[i].value = value
+	}
+	target := plan.Effective
+	set("restore_command", restoreCommand)
+	set("recovery_target_timeline", strconv.FormatUint(uint64(plan.Timeline), 10))
+	// The server takes them in this order and refuses even an empty target after one
+	// that is set: the one that is wanted comes last.
+	aim := func(name, value string) {
+		list = slices.DeleteFunc(list, func(s setting) bool { return s.name == name })
+		set(name, value)
+	}
+	switch target.Kind {
+	case Time:
+		aim("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
+	case LSN:
+		aim("recovery_target_lsn", target.LSN.String())
+	case XID:
+		aim("recovery_target_xid", strconv.FormatUint(uint64(target.XID), 10))
+	case Name:
+		aim("recovery_target_name", target.Name)
+	case Immediate:
+		aim("recovery_target", "immediate")
+	}
+	if target.Exclusive {
+		set("recovery_target_inclusive", "off")
+	}
+	if target.Action != "" {
+		set("recovery_target_action", string(target.Action))
+	}
+	if target.Action == Pause {
+		set("hot_standby", "on") // without it a pause is a shutdown
+	}
+	if archive == ArchiveOff {
+		set("archive_mode", "off")
+	}
+	return list
+}
+
+// autoConf is the copy's postgresql.auto.conf: what ALTER SYSTEM had set, without
+// the settings of another life, then ours.
+func autoConf(existing string, list []setting) string {
+	var b strings.Builder
+	for line := range strings.Lines(existing) {
+		name, _, ok := parseLine(line)
+		if ok && (name == removedOnly || slices.ContainsFunc(list, func(s setting) bool { return s.name == name })) {
+			continue
+		}
+		b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+	}
+	b.WriteString("# written by pgha-backup restore\n")
+	for _, s := range list {
+		fmt.Fprintf(&b, "%s = %s\n", s.name, quoteValue(s.value))
+	}
+	return b.String()
+}
+
+// minima are the settings that must not be lower than they were on the primary, or
+// recovery stops. conf is what the copy brings along, postgresql.auto.conf last;
+// files that it includes are not read, so then every minimum is written.
+func minima(conf string, s catalog.Settings) []setting {
+	have := map[string]int{"max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 10,
+		"max_prepared_transactions": 0, "max_locks_per_transaction": 64}
+	unknown := false
+	for line := range strings.Lines(conf) {
+		name, value, ok := parseLine(line)
+		if !ok {
+			continue
+		}
+		if strings.HasPrefix(name, "include") {
+			unknown = true
+		}
+		if _, ok := have[name]; ok {
+			n, err := strconv.ParseInt(value, 0, 32)
+			unknown = unknown || err != nil
+			have[name] = int(n)
+		}
+	}
+	var list []setting
+	for _, m := range []struct {
+		name string
+		want int
+	}{
+		{"max_connections", s.MaxConnections}, {"max_worker_processes", s.MaxWorkerProcesses}, {"max_wal_senders", s.MaxWALSenders},
+		{"max_prepared_transactions", s.MaxPreparedXacts}, {"max_locks_per_transaction", s.MaxLocksPerXact},
+	} {
+		if m.want > 0 && (unknown || have[m.name] < m.want) {
+			list = append(list, setting{m.name, strconv.Itoa(m.want)})
+		}
+	}
+	return list
+}
+
+// parseLine reads one line of a configuration file: name, an optional '=', and a
+// value that may be quoted.
+func parseLine(line string) (name, value string, ok bool) {
+	line = strings.TrimSpace(line)
+	end := strings.IndexFunc(line, func(r rune) bool { return r == '=' || r == ' ' || r == '\t' || r == '#' || r == '\'' })
+	if end <= 0 {
+		return "", "", false
+	}
+	name = strings.ToLower(line[:end])
+	rest := strings.TrimLeft(line[end:], " \t")
+	rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t")
+	if quoted, ok := strings.CutPrefix(rest, "'"); ok {
+		return name, unquoteValue(quoted), true
+	}
+	if i := strings.IndexAny(rest, "# \t"); i >= 0 {
+		rest = rest[:i]
+	}
+	return name, rest, true
+}
+
+// unquoteValue reads up to the closing quote.
+func unquoteValue(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\'' && i+1 < len(s) && s[i+1] == '\'', s[i] == '\\' && i+1 < len(s):
+			i++
+		case s[i] == '\'':
+			return b.String()
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// quoteValue quotes a value as the configuration file's scanner reads it.
+func quoteValue(s string) string {
+	return "'" + strings.NewReplacer(`'`, `''`, `\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(s) + "'"
+}
+
+// ShellCommand makes a restore_command of a program and its arguments: each is
+// quoted for the shell, and only the arguments %f and %p are PostgreSQL's.
+func ShellCommand(argv []string) string {
+	words := make([]string, len(argv))
+	for i, arg := range argv {
+		if arg == "%f" || arg == "%p" {
+			words[i] = `"` + arg + `"`
+			continue
+		}
+		words[i] = strings.ReplaceAll(shellQuote(arg), "%", "%%")
+	}
+	return strings.Join(words, " ")
+}
+
+func shellQuote(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:,@%=", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,227 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// tree is a copy under construction: PGDATA and its tablespaces. Every path goes
+// through an os.Root, so that no link leads out of them.
+type tree struct {
+	base   *os.Root
+	spaces map[string]*os.Root // by OID
+	links  map[uint32]string
+	dirs   map[string]bool // directories made, relative to PGDATA
+	group  bool            // PGDATA is readable by its group
+}
+
+func openTree(plan Plan, pgdata string) (*tree, error) {
+	t := &tree{spaces: map[string]*os.Root{}, links: map[uint32]string{}, dirs: map[string]bool{}, group: plan.Backup.Settings.GroupAccess}
+	var err error
+	if t.base, err = t.open(pgdata); err != nil {
+		return nil, err
+	}
+	for _, ts := range plan.Tablespaces {
+		root, err := t.open(ts.To)
+		if err == nil && ts.Later {
+			err = errors.Join(root.Close(), t.leadLater(ts))
+			root = nil
+		}
+		if err != nil {
+			t.close()
+			return nil, fmt.Errorf("tablespace %d: %w", ts.OID, err)
+		}
+		if root != nil {
+			t.spaces[strconv.FormatUint(uint64(ts.OID), 10)] = root
+			t.links[ts.OID] = ts.To
+		}
+	}
+	return t, nil
+}
+
+// leadLater prepares a tablespace that replay will create: PostgreSQL wants the
+// directory of the record there, and takes ours through a link where it is mapped.
+func (t *tree) leadLater(ts TablespacePlan) error {
+	if ts.From == ts.To {
+		return nil
+	}
+	if err := atomicfile.MkdirAll(filepath.Dir(ts.From), t.dirMode()); err != nil {
+		return err
+	}
+	if err := os.Symlink(ts.To, ts.From); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(ts.From))
+}
+
+// link makes the links of the tablespaces that are in the backup.
+func (t *tree) link() error {
+	for oid, to := range t.links {
+		if err := t.base.Symlink(to, "pg_tblspc/"+strconv.FormatUint(uint64(oid), 10)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tree) open(dir string) (*os.Root, error) {
+	if err := atomicfile.MkdirAll(dir, t.dirMode()); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, t.dirMode()); err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
+}
+
+func (t *tree) close() {
+	_ = t.base.Close()
+	for _, root := range t.spaces {
+		_ = root.Close()
+	}
+}
+
+func (t *tree) dirMode() fs.FileMode {
+	if t.group {
+		return 0o750
+	}
+	return 0o700
+}
+
+func (t *tree) fileMode(of uint32) fs.FileMode { return fs.FileMode(of)&t.dirMode() | 0o600 }
+
+// at finds the root and the name in it of a path relative to PGDATA.
+func (t *tree) at(name string) (*os.Root, string, error) {
+	rest, ok := strings.CutPrefix(name, "pg_tblspc/")
+	if !ok {
+		return t.base, name, nil
+	}
+	oid, rest, _ := strings.Cut(rest, "/")
+	root := t.spaces[oid]
+	if root == nil {
+		return nil, "", fmt.Errorf("%q: the plan has no place for tablespace %s", name, oid)
+	}
+	if rest == "" {
+		rest = "."
+	}
+	return root, rest, nil
+}
+
+// directories makes every directory that the index names or implies.
+func (t *tree) directories(index catalog.Index) error {
+	all := map[string]bool{"pg_tblspc": true, "pg_wal": true, "pg_wal/archive_status": true, "global": true}
+	for _, pack := range index.Packs {
+		for _, e := range pack.Entries {
+			dir := e.Path
+			if e.Kind != catalog.Dir {
+				dir = path.Dir(dir)
+			}
+			for ; dir != "." && !all[dir]; dir = path.Dir(dir) {
+				all[dir] = true
+			}
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(all)) {
+		if oid, ok := strings.CutPrefix(dir, "pg_tblspc/"); ok && !strings.Contains(oid, "/") {
+			continue // a tablespace itself: there already
+		}
+		root, name, err := t.at(dir)
+		if err != nil {
+			return err
+		}
+		if err := root.Mkdir(name, t.dirMode()); err != nil {
+			return err
+		}
+		t.dirs[dir] = true
+	}
+	return nil
+}
+
+// create makes a file that must not be there yet.
+func (t *tree) create(name string, mode uint32) (*os.File, error) {
+	root, name, err := t.at(name)
+	if err != nil {
+		return nil, err
+	}
+	perm := t.fileMode(mode)
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err == nil && perm&0o077 != 0 { // past a strict umask
+		if err = f.Chmod(perm); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return f, err
+}
+
+// earlyWriteback is the size in bytes from which the kernel is asked to begin
+// writing a file at once, so that the fsync at the end has little left to do.
+const earlyWriteback = 1 << 20
+
+// fill makes a file of exactly the bytes that r gives.
+func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, buffer []byte) error {
+	f, err := t.create(name, mode)
+	if err != nil {
+		return err
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, r, buffer)
+	if err == nil && n != size {
+		err = fmt.Errorf("%d bytes came for %s, it has %d", n, name, size)
+	}
+	if err == nil && size >= earlyWriteback {
+		_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// write makes a small file of ours.
+func (t *tree) write(name string, data []byte) error {
+	return t.fill(name, 0o640, int64(len(data)), strings.NewReader(string(data)), nil)
+}
+
+// sync makes files, then every directory, durable.
+func (t *tree) sync(files []string) error {
+	one := func(name string) error {
+		root, name, err := t.at(name)
+		if err != nil {
+			return err
+		}
+		f, err := root.Open(name)
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		if err != nil {
+			err = fmt.Errorf("fsync %s: %w", name, err)
+		}
+		return errors.Join(err, f.Close())
+	}
+	dirs := slices.Collect(maps.Keys(t.dirs))
+	for oid := range t.spaces {
+		dirs = append(dirs, "pg_tblspc/"+oid)
+	}
+	for _, names := range [][]string{files, append(dirs, ".")} {
+		var group errgroup.Group
+		group.SetLimit(8)
+		for _, name := range names {
+			group.Go(func() error { return one(name) })
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

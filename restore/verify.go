@@ -1,0 +1,105 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// verify lets PostgreSQL's own pg_verifybackup read the copy. pg_control is not in
+// place yet and is checked by us.
+func (x *execution) verify(ctx context.Context) error {
+	if x.BinDir == "" {
+		x.Log.Warn("no directory of PostgreSQL's programs: pg_verifybackup did not judge the copy")
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(x.BinDir, "pg_verifybackup"), "--no-parse-wal", "--quiet",
+		"--ignore="+controlFile, "--ignore="+MarkerFile, x.ground.PGDATA)
+	cmd.Env = []string{"LC_ALL=C"}
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return &VerificationError{Problem: "pg_verifybackup refuses the copy: " + lastLines(out, 5),
+			Advice: "the backup or this host's storage is damaged: run verify on the backup, or restore another one with --backup"}
+	}
+	if err != nil {
+		return fmt.Errorf("run pg_verifybackup: %w", err)
+	}
+	return nil
+}
+
+// probeLimit is how long one probe of restore_command may take: its own last
+// deadline is a quarter of an hour without progress.
+const probeLimit = 20 * time.Minute
+
+// probe runs the restore_command that was written as the server will, but with an
+// empty environment, for one file that the archive has and one that it has not (R26).
+func (x *execution) probe(ctx context.Context) error {
+	segment := postgres.SegmentAt(x.plan.Backup.Timeline, x.plan.Backup.StartLSN, x.plan.Backup.SegmentSize)
+	if len(x.plan.WAL) > 0 {
+		segment = x.plan.WAL[0]
+	}
+	for _, ask := range []struct {
+		file, path string
+		want       int
+	}{
+		{segment.Name(), "pg_wal/RECOVERYXLOG", 0},
+		{postgres.HistoryFile(^postgres.TimelineID(0)).String(), "pg_wal/RECOVERYHISTORY", 1},
+	} {
+		got, said, err := x.ask(ctx, ask.file, ask.path)
+		if err != nil {
+			return err
+		}
+		if got != ask.want {
+			return &VerificationError{
+				Problem: fmt.Sprintf("restore_command for %s ended with status %d, want %d: %s", ask.file, got, ask.want, said),
+				Advice:  "recovery would fail in the same way: it runs as this user, in PGDATA, without environment variables; credentials belong into the configuration file",
+			}
+		}
+	}
+	return nil
+}
+
+func (x *execution) ask(ctx context.Context, file, path string) (status int, said string, err error) {
+	command := strings.NewReplacer("%%", "%", "%f", file, "%p", path).Replace(ShellCommand(x.RestoreCommand))
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Dir, cmd.Env = x.ground.PGDATA, []string{}
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return 0, "", fmt.Errorf("restore_command for %s: %w", file, ctx.Err())
+	}
+	got, statErr := os.Stat(filepath.Join(x.ground.PGDATA, path))
+	if err := os.RemoveAll(filepath.Join(x.ground.PGDATA, path)); err != nil {
+		return 0, "", err
+	}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		if status = exit.ExitCode(); status < 0 {
+			status = 255 // ended by a signal
+		}
+		return status, lastLines(out, 3), nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("run restore_command: %w", err)
+	}
+	if statErr != nil || got.Size() == 0 {
+		return 255, "it said 0 and brought nothing", nil
+	}
+	return 0, lastLines(out, 3), nil
+}
+
+func lastLines(out []byte, n int) string {
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "; ")
+}

@@ -1,0 +1,37 @@
+package lab
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// JudgeFiles runs pg_verifybackup over a restored data directory that has never been started. WAL is not
+// parsed: it comes from the archive.
+func JudgeFiles(t T, major int, user, dataDir string) {
+	t.Helper()
+	run := RunOf(t)
+	if _, err := os.Stat(filepath.Join(dataDir, "backup_manifest")); err != nil {
+		t.Fatalf("lab: a restored directory without its manifest: %v", err)
+	}
+	run.Must(user, filepath.Join(BinDir(t, major), "pg_verifybackup"), "--no-parse-wal", "--exit-on-error", dataDir)
+}
+
+// Judge has PostgreSQL's own tools look at the server: pg_amcheck, every heap row against every index of every
+// database, and, while it is stopped for that, pg_checksums. The server ends as it began, running; one in
+// recovery is looked at by pg_checksums only, because amcheck's extension cannot be made there.
+func (p *Postgres) Judge() {
+	p.t.Helper()
+	var recovering bool
+	var checksums string
+	p.QueryRow("select pg_is_in_recovery(), current_setting('data_checksums')", &recovering, &checksums)
+	if !recovering {
+		p.run.Must(p.User, p.Bin("pg_amcheck"), "--all", "--install-missing", "--heapallindexed", "--parent-check", "--rootdescend",
+			"-h", p.SocketDir, "-p", "5432", "-U", "postgres")
+	}
+	if checksums != "on" {
+		return
+	}
+	p.Stop("fast")
+	p.run.Must(p.User, p.Bin("pg_checksums"), "--check", "-D", p.DataDir)
+	p.Start()
+}
