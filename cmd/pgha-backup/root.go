@@ -37,7 +37,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newArchivePushCommand,
 		newArchiveGetCommand,
 		newBackupCommand,
-		// newRestoreCommand,
+		newRestoreCommand,
 		newListCommand,
 		newShowCommand,
 		newStatusCommand,
