@@ -25,10 +25,22 @@ func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
 	return &RecordReader{from: from, next: next}
 }
 
-// Next is the next record. io.EOF means that the source ran out at a good place; a
-// record cut by the last segment's end counts as that, see Pending. ErrEndOfWAL means
-// that the log ends here or is damaged: a server would replay up to End.
+// Next is the next record of a kind that means something to recovery. io.EOF means
+// that the source ran out at a good place; a record cut by the last segment's end
+// counts as that, see Pending. ErrEndOfWAL means that the log ends here or is
+// damaged: a server would replay up to End.
 func (r *RecordReader) Next() (Record, error) {
+	for {
+		rec, err := r.NextAny()
+		if err != nil || rec.Kind != 0 {
+			return rec, err
+		}
+	}
+}
+
+// NextAny is the next record of any kind; of one that is not decoded only Start,
+// End, Timeline and XID are told.
+func (r *RecordReader) NextAny() (Record, error) {
 	for r.stop == nil {
 		if !r.open {
 			if r.stop = r.openNext(); r.stop != nil {
@@ -44,14 +56,16 @@ func (r *RecordReader) Next() (Record, error) {
 			r.stop = err
 			break
 		}
-		if raw.kind == 0 || raw.start < r.from {
+		if raw.start < r.from {
 			r.end = raw.end
 			continue
 		}
-		rec, err := decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major)
-		if err != nil {
-			r.stop = err
-			break
+		rec := Record{Start: raw.start, End: raw.end, Timeline: r.walk.seg.Timeline, XID: raw.xid}
+		if raw.kind != 0 {
+			if rec, err = decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major); err != nil {
+				r.stop = err
+				break
+			}
 		}
 		r.end = raw.end
 		return rec, nil

@@ -57,7 +57,8 @@ type Record struct {
 	// XID is the transaction that ends, for a prepared one its own and not that of
 	// the session that ended it.
 	XID uint32
-	// Time is the transaction's, restore point's or end of recovery's; else zero.
+	// Time is the transaction's, restore point's or end of recovery's, or when a
+	// checkpoint began, in whole seconds; else zero.
 	Time time.Time
 	// Name is the restore point's.
 	Name string
@@ -84,6 +85,7 @@ const (
 	xinfoDatabase, xinfoSubxacts, xinfoRelations, xinfoInvals, xinfoTwoPhase, xinfoDroppedStats = 1, 2, 4, 8, 16, 256
 
 	restorePointName = 64
+	checkpointTime   = 64 // offset of CheckPoint.time, the same from 15 to 18
 	maxPath          = 1024
 )
 
@@ -177,6 +179,11 @@ func (rec *Record) decode(b []byte, info byte, major int) error {
 		rec.Time, rec.Name = timestamp(b), cString(b[8:8+restorePointName])
 	case RecordCheckpointShutdown, RecordCheckpointOnline:
 		rec.Redo, rec.NewTimeline, rec.PrevTimeline = LSN(le.Uint64(b)), TimelineID(le.Uint32(b[8:])), TimelineID(le.Uint32(b[12:]))
+		if len(b) >= checkpointTime+8 {
+			if s := int64(le.Uint64(b[checkpointTime:])); s > 0 && s <= 253402300799 {
+				rec.Time = time.Unix(s, 0).UTC()
+			}
+		}
 	case RecordEndOfRecovery:
 		rec.Time, rec.NewTimeline, rec.PrevTimeline = timestamp(b), TimelineID(le.Uint32(b[8:])), TimelineID(le.Uint32(b[12:]))
 	case RecordTablespaceCreate:

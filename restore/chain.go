@@ -1,0 +1,250 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// chain is the unbroken run of archived segments of a branch from a backup's start.
+type chain struct {
+	branch branch
+	from   postgres.LSN
+	segs   []postgres.Segment
+	// missing is the first segment that is not there. behind is the next one of the
+	// branch that is; zero if the archive simply ends.
+	missing, behind postgres.Segment
+	// short says why the log ends before the last of segs does; empty if it does not.
+	short string
+
+	ctx     context.Context // of the one plan that this chain is looked at for
+	wal     WAL
+	headers []postgres.SegmentFacts
+}
+
+func (f Facts) chain(ctx context.Context, b branch, from postgres.LSN) *chain {
+	c := &chain{branch: b, from: from, ctx: ctx, wal: f.WAL}
+	n := b.number(from)
+	for ; f.Archived[b.file(n)]; n++ {
+		c.segs = append(c.segs, b.file(n))
+	}
+	c.missing = b.file(n)
+	for s := range f.Archived {
+		m := s.Number(b.size)
+		if m > n && b.file(m) == s && (c.behind.Timeline == 0 || m < c.behind.Number(b.size)) {
+			c.behind = s
+		}
+	}
+	return c
+}
+
+// reaches tells whether the chain holds every byte before lsn.
+func (c *chain) reaches(lsn postgres.LSN) bool {
+	return len(c.segs) > 0 && c.segs[len(c.segs)-1].End(c.branch.size) >= lsn
+}
+
+// index is where the byte at lsn lies; len(segs) or more if behind the end.
+func (c *chain) index(lsn postgres.LSN) int {
+	return int(c.branch.number(lsn) - c.branch.number(c.from))
+}
+
+const headerBatch = 128
+
+// header is what the archive noted about segment i. Seeing one whose log ends
+// before the segment does cuts the chain behind it: nothing can be replayed past it.
+func (c *chain) header(i int) (postgres.SegmentFacts, error) {
+	for len(c.headers) <= i {
+		n := len(c.headers)
+		more, err := c.wal.Headers(c.ctx, c.segs[n:min(len(c.segs), n+headerBatch)])
+		if err != nil {
+			return postgres.SegmentFacts{}, err
+		}
+		for k, h := range more {
+			if h.Walked && !h.Complete(c.branch.size) {
+				c.cut(n+k, h)
+				more = more[:k+1]
+				break
+			}
+		}
+		c.headers = append(c.headers, more...)
+		if i >= len(c.segs) {
+			return postgres.SegmentFacts{}, nil
+		}
+	}
+	return c.headers[i], nil
+}
+
+func (c *chain) cut(i int, h postgres.SegmentFacts) {
+	c.short = fmt.Sprintf("the log in %s ends at %s, before the segment does", c.segs[i], c.segs[i].Start(c.branch.size)+postgres.LSN(h.ValidEnd))
+	if i+1 < len(c.segs) {
+		c.missing, c.behind = c.segs[i], c.segs[i+1]
+		c.segs = c.segs[:i+1]
+	}
+}
+
+// load reads the headers up to and with segment `to`, or all if to is negative.
+func (c *chain) load(to int) error {
+	for i := 0; i < len(c.segs) && (to < 0 || i <= to); i++ {
+		if _, err := c.header(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan shows the records from segment i on to visit until that returns false.
+// ended tells that the log ended before visit had enough.
+func (c *chain) scan(i int, visit func(postgres.Record) bool) (ended bool, err error) {
+	for record, err := range c.wal.Records(c.ctx, c.segs[i:]) {
+		if err != nil {
+			return false, err
+		}
+		if !visit(record) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// maxSmall bounds the length of a restore point or tablespace record, so that one
+// cut by a segment's end must begin this near to it.
+const maxSmall = 1280
+
+// first finds the first record, in WAL order, that is a hit. may tells from a
+// header whether the segment can hold one; small that the record sought is no
+// transaction's but a short one.
+func (c *chain) first(may func(postgres.SegmentFacts) bool, small bool, hit func(postgres.Record) bool) (found postgres.Record, ok bool, err error) {
+	for i := 0; i < len(c.segs); i++ {
+		h, err := c.header(i)
+		if err != nil {
+			return found, false, err
+		}
+		if i >= len(c.segs) {
+			break
+		}
+		if h.Walked && !may(h) && !openMay(h.Open, small, c.segs[i].End(c.branch.size)) {
+			continue
+		}
+		end := c.segs[i].End(c.branch.size)
+		last := postgres.LSN(0)
+		_, err = c.scan(i, func(r postgres.Record) bool {
+			if r.Start >= end {
+				return false
+			}
+			last = r.End
+			if r.Start >= c.from && hit(r) {
+				found, ok = r, true
+			}
+			return !ok
+		})
+		if err != nil || ok {
+			return found, ok, err
+		}
+		if !h.Walked && last < end && i+1 < len(c.segs) {
+			return found, false, &UnreadableError{Segment: c.segs[i]}
+		}
+	}
+	return found, false, nil
+}
+
+func openMay(open *postgres.OpenRecord, small bool, end postgres.LSN) bool {
+	switch {
+	case open == nil:
+		return false
+	case open.Kind == "unknown":
+		return true
+	case small:
+		return open.Kind != "xact" && open.LSN+maxSmall > end
+	}
+	return open.Kind == "xact"
+}
+
+// UnreadableError says that a segment's records cannot be followed, so that
+// nothing behind it can be proved.
+type UnreadableError struct{ Segment postgres.Segment }
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("the records of %s cannot be followed: where recovery would stop cannot be proved", e.Segment)
+}
+
+// Hint says what a person can do next.
+func (e *UnreadableError) Hint() string {
+	return "look at it with pg_waldump; a target LSN, or the end of the archive, can be had without reading it"
+}
+
+// before is the last record that begins before lsn: what recovery has replayed
+// when it stops there.
+func (c *chain) before(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
+	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
+		_, err = c.scan(i, func(r postgres.Record) bool {
+			if r.Start >= lsn {
+				return false
+			}
+			last, ok = r, true
+			return true
+		})
+		if err != nil {
+			return last, false, err
+		}
+	}
+	return last, ok, nil
+}
+
+// from is the first record, of any kind, that begins at or after lsn.
+func (c *chain) firstAt(lsn postgres.LSN) (found postgres.Record, ok bool, err error) {
+	if c.index(lsn) >= len(c.segs) {
+		return found, false, nil
+	}
+	_, err = c.scan(c.index(lsn), func(r postgres.Record) bool {
+		if r.Start >= lsn {
+			found, ok = r, true
+		}
+		return !ok
+	})
+	return found, ok, err
+}
+
+// transaction is the last end of a transaction that is over before lsn.
+func (c *chain) transaction(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
+	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
+		h, err := c.header(i)
+		if err != nil {
+			return last, false, err
+		}
+		end := c.segs[i].End(c.branch.size)
+		if h.Walked && h.Commits == 0 && !openMay(h.Open, false, end) {
+			continue
+		}
+		_, err = c.scan(i, func(r postgres.Record) bool {
+			if r.Start >= end || r.End > lsn {
+				return false
+			}
+			if r.Kind.EndsTransaction() {
+				last, ok = r, true
+			}
+			return true
+		})
+		if err != nil {
+			return last, false, err
+		}
+	}
+	return last, ok, nil
+}
+
+// clock is the last record that tells the server's time: what proves that nothing
+// older is still to come.
+func (c *chain) clock() (last postgres.Record, ok bool, err error) {
+	for i := len(c.segs) - 1; i >= 0 && !ok; i-- {
+		_, err = c.scan(i, func(r postgres.Record) bool {
+			if !r.Time.IsZero() && (!ok || r.Time.After(last.Time)) {
+				last, ok = r, true
+			}
+			return true
+		})
+		if err != nil {
+			return last, false, err
+		}
+	}
+	return last, ok, nil
+}

@@ -1,0 +1,72 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// Facts are what the repository holds: all that a plan is made from.
+type Facts struct {
+	SegmentSize postgres.SegmentSize
+	// Backups are the committed ones, oldest first.
+	Backups   []catalog.Manifest
+	Histories map[postgres.TimelineID]postgres.TimelineHistory
+	// Archived is every segment from the oldest backup on, on any timeline.
+	Archived map[postgres.Segment]bool
+	// WAL reads what the names alone do not tell.
+	WAL WAL
+}
+
+// WAL looks into archived segments.
+type WAL interface {
+	// Headers are the facts of the segments, in their order.
+	Headers(ctx context.Context, segments []postgres.Segment) ([]postgres.SegmentFacts, error)
+	// Records yields the records of any kind that begin in or after the first of the
+	// segments, which follow one another. The sequence ends where the log does; an
+	// error means that the archive could not be read.
+	Records(ctx context.Context, segments []postgres.Segment) iter.Seq2[postgres.Record, error]
+}
+
+// Gather reads what a plan needs from a repository: the manifests, the histories
+// and the names of the archived segments. WAL itself is read when the plan asks.
+func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
+	info, err := repo.Info(ctx)
+	if err != nil {
+		return Facts{}, fmt.Errorf("read repository %s: %w", repo.Root(), err)
+	}
+	facts := Facts{SegmentSize: info.SegmentSize, Archived: map[postgres.Segment]bool{}}
+	if facts.Backups, err = repo.Backups(ctx); err != nil {
+		return Facts{}, err
+	}
+	if facts.Histories, err = repo.Histories(ctx); err != nil {
+		return Facts{}, err
+	}
+	source := newArchive(repo)
+	facts.WAL = source
+	if len(facts.Backups) == 0 {
+		return facts, nil
+	}
+	oldest := facts.Backups[0].StartLSN
+	for _, b := range facts.Backups {
+		oldest = min(oldest, b.StartLSN)
+	}
+	timelines, err := repo.Timelines(ctx)
+	if err != nil {
+		return Facts{}, err
+	}
+	for _, tli := range timelines {
+		entries, err := repo.Segments(ctx, tli, postgres.SegmentAt(tli, oldest, info.SegmentSize))
+		if err != nil {
+			return Facts{}, err
+		}
+		for _, entry := range entries {
+			facts.Archived[entry.File.Segment] = true
+			source.entries[entry.File.Segment] = entry
+		}
+	}
+	return facts, nil
+}
