@@ -3,6 +3,7 @@ package catalog
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -38,8 +39,11 @@ func (r *Repository) Manifest(ctx context.Context, id BackupID) (Manifest, error
 	if err == nil && (m.ID != id || m.System != r.at.System) {
 		err = fmt.Errorf("names backup %s of system %s", m.ID, m.System)
 	}
-	if err != nil {
+	if errors.Is(err, ErrFormat) {
 		return Manifest{}, fmt.Errorf("%s: %w", key, err)
+	}
+	if err != nil {
+		return Manifest{}, fmt.Errorf("%s: %w: %w", key, codec.ErrCorrupt, err)
 	}
 	return m, nil
 }

@@ -81,3 +81,23 @@ func (r *Repository) resolutions(ctx context.Context) (map[string]string, error)
 	r.resolved.byFile, r.resolved.read = byFile, time.Now()
 	return byFile, nil
 }
+
+// Conflicts names the WAL files of which two contents are kept and nobody has said
+// yet which one counts.
+func (r *Repository) Conflicts(ctx context.Context) ([]string, error) {
+	resolved, err := r.resolutions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var open []string
+	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
+		if err != nil {
+			return nil, fmt.Errorf("list WAL conflicts: %w", err)
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
+		if _, done := resolved[name]; !done && (len(open) == 0 || open[len(open)-1] != name) {
+			open = append(open, name)
+		}
+	}
+	return open, nil
+}

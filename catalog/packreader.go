@@ -129,7 +129,14 @@ func (r *PackReader) damaged(format string, args ...any) error {
 	return fmt.Errorf("pack %s: %w: %s", r.info.Name, codec.ErrCorrupt, fmt.Sprintf(format, args...))
 }
 
-func (r *PackReader) wrap(err error) error { return fmt.Errorf("pack %s: %w", r.info.Name, err) }
+// wrap names the pack, and tells the tar reader's own complaints, which are bare,
+// from those of the store below it.
+func (r *PackReader) wrap(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || err == io.ErrUnexpectedEOF {
+		return r.damaged("%v", err)
+	}
+	return fmt.Errorf("pack %s: %w", r.info.Name, err)
+}
 
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {

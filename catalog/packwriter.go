@@ -21,6 +21,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // hashed and uploaded as they fill. One goroutine uses it; either Close or
 // Abort must be called.
 type PackWriter struct {
+	ctx    context.Context // of the upload
+	bucket storage.Bucket
+	key    storage.Key
 	pack   Pack
 	volume string
 	tar    *tar.Writer
@@ -42,12 +45,11 @@ func (u *Run) NewPack(ctx context.Context, name string) (*PackWriter, error) {
 		return nil, err
 	}
 	key := u.repository.keys.run(u.ID, u.Run, name)
-	w := &PackWriter{pack: Pack{Name: name}}
-	w.volume = volumeOf(name)
+	w := &PackWriter{ctx: ctx, bucket: u.repository.bucket, key: key, pack: Pack{Name: name}, volume: volumeOf(name)}
 	w.frames = frameWriter{
 		encoder: encoder, plain: make([]byte, 0, FrameSize), sum: sha256.New(),
 		// Create-once: a run never writes a pack twice, and nothing may replace one.
-		out: storage.NewWriter(ctx, u.repository.bucket, key, storage.WriterOptions{
+		out: storage.NewWriter(ctx, w.bucket, key, storage.WriterOptions{
 			PartSize: options.PartSize, InFlight: options.InFlight,
 			Put: storage.PutOptions{IfAbsent: true}}),
 	}
@@ -126,13 +128,26 @@ func (w *PackWriter) Close() (Pack, PackInfo, error) {
 		w.frames.out.Abort()
 		return Pack{}, PackInfo{}, fmt.Errorf("pack %s: %w", w.pack.Name, err)
 	}
-	if err := w.frames.out.Commit(); err != nil {
+	if err := w.settle(w.frames.out.Commit()); err != nil {
 		return Pack{}, PackInfo{}, fmt.Errorf("store pack %s: %w", w.pack.Name, err)
 	}
 	w.pack.Frames = w.frames.lengths
 	info := PackInfo{Name: w.pack.Name, Size: w.frames.stored, Plain: w.frames.written,
 		SHA256: hex.EncodeToString(w.frames.sum.Sum(nil))}
 	return w.pack, info, nil
+}
+
+// settle takes a taken name for a lost answer if the object has our size: the
+// run's name is ours alone, and Commit compares all packs once more.
+func (w *PackWriter) settle(err error) error {
+	if !errors.Is(err, storage.ErrExist) {
+		return err
+	}
+	there, headErr := w.bucket.Head(w.ctx, w.key)
+	if headErr != nil || there.Size != w.frames.stored {
+		return errors.Join(err, headErr)
+	}
+	return nil
 }
 
 // Abort throws the pack away.

@@ -41,10 +41,15 @@ func (r *Repository) StartRun(ctx context.Context, s Started) (*Run, error) {
 		return nil, err
 	}
 	s.Format, s.Run = Format, NewRunID()
-	if err := r.createJSON(ctx, r.keys.run(s.ID, s.Run, startedName), s); err != nil {
+	u := &Run{ID: s.ID, Run: s.Run, repository: r}
+	data, err := json.MarshalIndent(s, "", " ")
+	if err == nil {
+		_, err = u.putDocument(ctx, startedName, append(data, '\n'))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("record the start of backup %s: %w", s.ID, err)
 	}
-	return &Run{ID: s.ID, Run: s.Run, repository: r}, nil
+	return u, nil
 }
 
 // Commit makes the backup exist. Everything it needs must be stored before: the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -16,7 +17,9 @@ import (
 type WALEntry struct {
 	File postgres.WALFile
 	Size int64 // as stored
-	key  storage.Key
+	// Archived is when the store got it, by the store's clock.
+	Archived time.Time
+	key      storage.Key
 }
 
 // ListWAL yields a timeline's segments, partials and backup history files in
@@ -45,7 +48,7 @@ func (r *Repository) listWAL(ctx context.Context, tli postgres.TimelineID, from 
 			if err != nil || r.keys.wal(file) != object.Key {
 				continue // not one of ours: never read, never counted
 			}
-			entry := WALEntry{File: file, Size: object.Size, key: object.Key}
+			entry := WALEntry{File: file, Size: object.Size, Archived: object.Modified, key: object.Key}
 			if _, ok := resolved[name]; ok {
 				entry.key = "" // StatWALEntry looks where the resolution points
 			}

@@ -68,3 +68,16 @@ func (s Segment) On(tli TimelineID) Segment { s.Timeline = tli; return s }
 func (s Segment) Name() string { return fmt.Sprintf("%08X%08X%08X", uint32(s.Timeline), s.Log, s.Seg) }
 
 func (s Segment) String() string { return s.Name() }
+
+// MarshalText makes a segment print as its file name in JSON.
+func (s Segment) MarshalText() ([]byte, error) { return []byte(s.Name()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *Segment) UnmarshalText(b []byte) error {
+	f, err := ParseWALFile(string(b))
+	if err == nil && f.Kind != WALSegment {
+		err = fmt.Errorf("%s is not a segment", b)
+	}
+	*s = f.Segment
+	return err
+}

@@ -72,7 +72,7 @@ func (c *checker) check(pgdata string) (Ground, error) {
 		return Ground{}, nil
 	}
 	ground := Ground{PGDATA: pgdata, State: Fresh}
-	c.neighbours("PGDATA", pgdata)
+	c.neighbours("stop that server, or restore elsewhere", "PGDATA", pgdata)
 	empty, err := c.directory("PGDATA", pgdata)
 	if err != nil {
 		return ground, err
@@ -83,7 +83,7 @@ func (c *checker) check(pgdata string) (Ground, error) {
 		}
 	}
 	for _, dir := range ground.Cleared {
-		c.neighbours("tablespace", dir)
+		c.neighbours("stop that server, or restore elsewhere", "tablespace", dir)
 	}
 	if len(c.problems) > 0 {
 		return ground, nil
@@ -95,15 +95,16 @@ func (c *checker) check(pgdata string) (Ground, error) {
 }
 
 // neighbours keeps us off every directory of a server that runs here.
-func (c *checker) neighbours(what, dir string) {
+func (c *checker) neighbours(advice, what, dir string) (theirs bool) {
 	for _, s := range c.servers {
 		for _, theirs := range s.dirs {
 			if overlap(resolve(dir), theirs) {
-				c.refuse("stop that server, or restore elsewhere", "%s %s belongs to the running server in %s (process %d)", what, dir, s.pgdata, s.pid)
-				return
+				c.refuse(advice, "%s %s belongs to the running server in %s (process %d)", what, dir, s.pgdata, s.pid)
+				return true
 			}
 		}
 	}
+	return false
 }
 
 // directory tells whether a directory is absent or empty; if it is there it must be
@@ -165,7 +166,7 @@ func (c *checker) occupied(ground *Ground) error {
 	}
 	raw, err := os.ReadFile(filepath.Join(ground.PGDATA, controlFile))
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && left != nil:
+	case left != nil && (errors.Is(err, fs.ErrNotExist) || neverStarted(ground.PGDATA)):
 		if left.System != c.plan.Backup.System {
 			c.refuse("remove it by hand, or restore elsewhere", "%s holds an interrupted restore of system %s, not %s", ground.PGDATA, left.System, c.plan.Backup.System)
 			return nil
@@ -214,6 +215,13 @@ func (c *checker) occupied(ground *Ground) error {
 	slices.Sort(ground.Cleared)
 	ground.Cleared = slices.Compact(ground.Cleared)
 	return nil
+}
+
+// neverStarted tells whether a restored directory still waits for its first start,
+// in which the server takes its backup_label away.
+func neverStarted(pgdata string) bool {
+	_, err := os.Lstat(filepath.Join(pgdata, labelFile))
+	return err == nil
 }
 
 // versionDirectory is the name a server gives its directory in a tablespace.
@@ -271,7 +279,13 @@ func (c *checker) tablespaces(ground Ground) error {
 				}
 			}
 			uses = append(uses, use{t.OID, dir})
-			c.neighbours(what, dir)
+			advice := fmt.Sprintf("--tablespace-mapping %s=/an/empty/directory", t.From)
+			if t.Later {
+				advice = "choose a target before that tablespace was made, or restore on a host without that directory"
+			}
+			if c.neighbours(advice, what, dir) {
+				continue
+			}
 			if i > 0 {
 				c.creatable(what, dir)
 				continue
@@ -279,7 +293,7 @@ func (c *checker) tablespaces(ground Ground) error {
 			if empty, err := c.directory(what, dir); err != nil {
 				return err
 			} else if !empty && !slices.Contains(ground.Cleared, dir) {
-				c.refuse(fmt.Sprintf("--tablespace-mapping %s=/an/empty/directory", t.From), "%s: %s is not empty and does not belong to %s", what, dir, ground.PGDATA)
+				c.refuse(advice, "%s: %s is not empty and does not belong to %s", what, dir, ground.PGDATA)
 			}
 		}
 	}

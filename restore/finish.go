@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -43,13 +43,20 @@ func (x *execution) finish(ctx context.Context) error {
 	if err := x.verify(ctx); err != nil {
 		return err
 	}
-	if err := x.probe(ctx); err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return x.live(control)
+	if err := x.live(control); err != nil {
+		return err
+	}
+	// restore_command learns from pg_control whose WAL is wanted.
+	if err := x.probe(ctx); err != nil {
+		return errors.Join(err, discardControl(x.tree.base))
+	}
+	if err := x.tree.base.Remove(MarkerFile); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(x.ground.PGDATA)
 }
 
 const recoverySignal = "recovery.signal"
@@ -177,7 +184,7 @@ func (x *execution) manifest(ctx context.Context) error {
 	return x.tree.write(manifestFile, out.Bytes())
 }
 
-// live puts pg_control in its place, whole and durably, and takes the marker away.
+// live puts pg_control in its place, whole and durably.
 func (x *execution) live(control []byte) error {
 	const temporary = controlFile + ".pgha-restore"
 	if err := x.tree.write(temporary, control); err != nil {
@@ -189,15 +196,5 @@ func (x *execution) live(control []byte) error {
 	if err := x.tree.base.Rename(temporary, controlFile); err != nil {
 		return err
 	}
-	dir, err := x.tree.base.Open("global")
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
-		return fmt.Errorf("fsync global: %w", err)
-	}
-	if err := x.tree.base.Remove(MarkerFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return atomicfile.SyncDir(x.ground.PGDATA)
+	return atomicfile.SyncDir(filepath.Join(x.ground.PGDATA, filepath.Dir(controlFile)))
 }

@@ -58,17 +58,23 @@ func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []s
 	target := plan.Effective
 	set("restore_command", restoreCommand)
 	set("recovery_target_timeline", strconv.FormatUint(uint64(plan.Timeline), 10))
+	// The server takes them in this order and refuses even an empty target after one
+	// that is set: the one that is wanted comes last.
+	aim := func(name, value string) {
+		list = slices.DeleteFunc(list, func(s setting) bool { return s.name == name })
+		set(name, value)
+	}
 	switch target.Kind {
 	case Time:
-		set("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
+		aim("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
 	case LSN:
-		set("recovery_target_lsn", target.LSN.String())
+		aim("recovery_target_lsn", target.LSN.String())
 	case XID:
-		set("recovery_target_xid", strconv.FormatUint(uint64(target.XID), 10))
+		aim("recovery_target_xid", strconv.FormatUint(uint64(target.XID), 10))
 	case Name:
-		set("recovery_target_name", target.Name)
+		aim("recovery_target_name", target.Name)
 	case Immediate:
-		set("recovery_target", "immediate")
+		aim("recovery_target", "immediate")
 	}
 	if target.Exclusive {
 		set("recovery_target_inclusive", "off")

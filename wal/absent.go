@@ -14,8 +14,14 @@ import (
 type AbsentError struct{ File postgres.WALFile }
 
 func (e *AbsentError) Error() string {
+	if e.File == firstHistory {
+		return "timeline 1 has no history file"
+	}
 	return fmt.Sprintf("%s is not in the archive, nor is anything after it", e.File)
 }
+
+// firstHistory is asked for by PostgreSQL when it leaves timeline 1, and never exists.
+var firstHistory = postgres.HistoryFile(1)
 
 // GapError is a file that is missing while later ones are there.
 type GapError struct{ File postgres.WALFile }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -44,6 +45,9 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 	if err != nil {
 		return err
 	}
+	if file == firstHistory {
+		return &AbsentError{file}
+	}
 	r := &retrieval{Getter: g, file: file, dest: dest, log: logger(g.Log)}
 	if control, err := readControl(g.DataDir); err == nil {
 		r.system, r.size = control.System, control.SegmentSize
@@ -51,7 +55,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 	if r.fromSpool() {
 		return nil
 	}
-	if g.Mode != Standby {
+	if !r.quick() {
 		return r.untilStalled(ctx)
 	}
 	// Promotion calls several times in series: what failed a moment ago is not
@@ -61,7 +65,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, standbyLimit)
 	defer cancel()
-	ctx, r.watch = watchProgress(ctx, g.Timeouts.of(Standby))
+	ctx, r.watch = watchProgress(ctx, orElse(g.Timeouts.Standby, 2*time.Second))
 	defer r.watch.stop()
 	err = stalled(ctx, r.try(ctx))
 	g.noteFailure(unanswered(err))
@@ -84,10 +88,21 @@ type retrieval struct {
 	best   int64 // most bytes that any try brought
 }
 
+// quick tells whether PostgreSQL can go on without an answer. In a promotion it
+// falls back to the parent's history in pg_wal, but without one it would write a
+// history that has lost its ancestors.
+func (r *retrieval) quick() bool {
+	if r.Mode == Promotion && r.file.Kind == postgres.WALHistory {
+		_, err := os.Stat(filepath.Join(filepath.Dir(r.dest), r.file.String()))
+		return err == nil
+	}
+	return r.Mode == Standby || r.Mode == Promotion
+}
+
 // untilStalled tries until it has the file, its absence is proven, or no try got
 // further than those before it for the time of the mode.
 func (r *retrieval) untilStalled(ctx context.Context) error {
-	limit := r.Timeouts.of(r.Mode)
+	limit := r.Timeouts.patient(r.Mode)
 	ctx, r.watch = watchProgress(ctx, limit)
 	defer r.watch.stop()
 	pause, said := min(100*time.Millisecond, limit/20), time.Time{}

@@ -16,6 +16,9 @@ type Mode uint8
 // Patroni's search for a missing segment, a person.
 const (
 	Rewind Mode = iota
+	// Promotion is PostgreSQL's own recovery after it removed its signal files: the
+	// last thing it does before it opens is to ask for its parent's history.
+	Promotion
 	// Standby must be able to promote fast, and asks again by itself.
 	Standby
 	// Recovery would end early, and promote, on any exit status up to 125.
@@ -23,7 +26,7 @@ const (
 )
 
 func (m Mode) String() string {
-	return [...]string{"rewind", "standby", "recovery"}[m]
+	return [...]string{"rewind", "promotion", "standby", "recovery"}[m]
 }
 
 // ModeOf looks at the signal files of PGDATA ("" is the working directory), and
@@ -35,10 +38,12 @@ func ModeOf(dataDir, dest string) Mode {
 	switch {
 	case standby != nil && !errors.Is(recovery, fs.ErrNotExist):
 		return Recovery
-	case standby == nil && byRecovery(dest):
+	case !byRecovery(dest):
+		return Rewind
+	case standby == nil:
 		return Standby
 	}
-	return Rewind
+	return Promotion
 }
 
 func byRecovery(dest string) bool {
@@ -85,12 +90,10 @@ type Timeouts struct {
 	Rewind   time.Duration // 60 s
 }
 
-func (t Timeouts) of(m Mode) time.Duration {
-	switch m {
-	case Recovery:
+// patient is the limit where PostgreSQL cannot go on without the file.
+func (t Timeouts) patient(m Mode) time.Duration {
+	if m == Recovery {
 		return orElse(t.Recovery, 15*time.Minute)
-	case Standby:
-		return orElse(t.Standby, 2*time.Second)
 	}
 	return orElse(t.Rewind, time.Minute)
 }

@@ -142,7 +142,7 @@ func (p *prefetch) finish(ours bool) {
 		return
 	}
 	while := 8 * time.Second
-	if p.Mode == Standby {
+	if p.quick() {
 		while = time.Second
 	}
 	begin := time.AfterFunc(while/4, p.close)

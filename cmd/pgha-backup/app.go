@@ -88,9 +88,15 @@ func (a *app) store() (storage.Bucket, error) {
 	if r.Type == config.TypeFile {
 		return file.New(r.File.Path), nil
 	}
+	return a.bucketNamed(r.S3.Bucket)
+}
+
+// bucketNamed is the driver for a bucket of the configured S3 store.
+func (a *app) bucketNamed(bucket string) (storage.Bucket, error) {
+	r := a.loaded.Repository()
 	styles := map[string]s3.Style{"auto": s3.Auto, "path": s3.Path, "virtual": s3.VirtualHost}
 	return s3.New(s3.Options{
-		Endpoint: r.S3.Endpoint, Bucket: r.S3.Bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
+		Endpoint: r.S3.Endpoint, Bucket: bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
 		Style: styles[r.S3.PathStyle], CAFile: r.S3.CAFile,
 		AccessKey: r.S3.AccessKey.Reveal(), SecretKey: r.S3.SecretKey.Reveal(), SessionToken: r.S3.SessionToken.Reveal(),
 		CredentialsFile: r.S3.CredentialsFile, Profile: r.S3.Profile,

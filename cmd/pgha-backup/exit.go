@@ -9,6 +9,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/restore"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
@@ -56,13 +57,19 @@ func exitCode(err error) int {
 		return f.code
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
+	case is[*restore.PreflightError](err), is[*restore.UnreachableError](err), is[*restore.HistoryError](err), is[*restore.UnreadableError](err):
+		return exitPreflight
+	case is[*restore.NotFoundError](err):
+		return exitNotFound
+	case is[*restore.VerificationError](err):
+		return exitVerification
 	case is[*config.Error](err), errors.Is(err, storage.ErrNoBucket), errors.Is(err, storage.ErrDenied):
 		return exitConfig
-	case errors.Is(err, catalog.ErrCommitted):
+	case errors.Is(err, catalog.ErrCommitted), is[*catalog.ConflictError](err):
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification
-	case errors.Is(err, storage.ErrNotExist):
+	case errors.Is(err, catalog.ErrNoBackup), errors.Is(err, storage.ErrNotExist):
 		return exitNotFound
 	case storage.IsRetryable(err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
 		is[*patroni.UnconfirmedError](err):

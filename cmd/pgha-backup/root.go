@@ -36,8 +36,15 @@ func newRootCommand(a *app) *cobra.Command {
 	for _, command := range []func(*app) *cobra.Command{
 		newArchivePushCommand,
 		newArchiveGetCommand,
-		// newBackupCommand,
-		// newRestoreCommand,
+		newBackupCommand,
+		newRestoreCommand,
+		newListCommand,
+		newShowCommand,
+		newStatusCommand,
+		newWALCommand,
+		newVerifyCommand,
+		newCheckCommand,
+		newConfigCommand,
 		newVersionCommand,
 	} {
 		root.AddCommand(command(a))
@@ -63,7 +70,7 @@ func (a *app) admit(cmd *cobra.Command) error {
 
 // group makes a command that only holds others.
 func group(cmd *cobra.Command, below ...*cobra.Command) *cobra.Command {
-	cmd.Args = cobra.ArbitraryArgs
+	cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()

@@ -5,7 +5,7 @@
 go=$(good_go)/go
 export GOTOOLCHAIN=local GOFLAGS=
 
-# tool NAME VERSION PACKAGE
+# tool NAME VERSION PACKAGE: NAME is the package's last element, or a name of our own for an old version of it.
 tool() {
   local name=$1 version=$2 package=$3 dir found
   dir=$cache/tools/$name@$version
@@ -18,6 +18,7 @@ tool() {
     else
       say "building $name $version"
       CGO_ENABLED=0 GOBIN=$dir.new "$go" install "$package@$version"
+      [ -x "$dir.new/$name" ] || mv "$dir.new/${package##*/}" "$dir.new/$name"
     fi
     rm -rf "$dir"
     mv "$dir.new" "$dir"
@@ -27,3 +28,5 @@ tool() {
 
 tool versitygw v1.8.0 github.com/versity/versitygw/cmd/versitygw
 tool staticcheck v0.8.2 honnef.co/go/tools/cmd/staticcheck
+# An S3 server that takes conditional writes and ignores the condition.
+tool gofakes3-careless v0.0.0-20240513200200-99de01ee122d github.com/johannesboyne/gofakes3/cmd/gofakes3

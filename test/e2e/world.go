@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -107,18 +108,27 @@ func (w *world) must(m *lab.Member, args ...string) result {
 	return r
 }
 
-// backup takes a full backup on the member and returns its manifest as the store has it.
+// backup takes a full backup on the member and returns its manifest.
 func (w *world) backup(m *lab.Member) catalog.Manifest {
 	w.Helper()
-	w.must(m, "backup")
-	return w.latest(m)
-}
-
-func (w *world) latest(m *lab.Member) catalog.Manifest {
-	w.Helper()
+	r := w.must(m, "backup", "--format", "json")
 	var manifest catalog.Manifest
-	if err := json.Unmarshal([]byte(w.must(m, "show", "latest", "--format", "json").stdout), &manifest); err != nil {
-		w.Fatalf("show latest: %v", err)
+	if err := json.Unmarshal([]byte(r.stdout), &manifest); err != nil {
+		w.Fatalf("backup: %v: %s", err, r)
 	}
 	return manifest
+}
+
+// lose removes a WAL segment from the store, behind everybody's back.
+func (w *world) lose(segment string) {
+	w.Helper()
+	for key := range w.s3.Keys() {
+		if strings.HasSuffix(key, "/"+segment) {
+			if err := os.Remove(filepath.Join(w.s3.Dir, w.s3.Bucket, key)); err != nil {
+				w.Fatal(err)
+			}
+			return
+		}
+	}
+	w.Fatalf("the store has no %s to lose", segment)
 }

@@ -1,0 +1,256 @@
+package catalog
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// Range is a run of segments of one timeline without a hole.
+type Range struct {
+	First    postgres.Segment `json:"first"`
+	Last     postgres.Segment `json:"last"`
+	Segments int              `json:"segments"`
+	Size     int64            `json:"stored_bytes"` // 0 for a gap
+}
+
+// TimelineWAL is what the archive holds of one timeline.
+type TimelineWAL struct {
+	Timeline postgres.TimelineID `json:"timeline"`
+	// Parent and Switch say where it was forked from; zero for one without a history.
+	Parent postgres.TimelineID `json:"parent,omitempty"`
+	Switch postgres.LSN        `json:"switch_lsn,omitempty"`
+	// NoHistory tells that its .history file is missing: PostgreSQL cannot follow it.
+	NoHistory bool    `json:"history_missing,omitempty"`
+	Ranges    []Range `json:"ranges"`
+	// Missing are the gaps: between ranges, from the fork to the first segment, and
+	// from the last segment to the fork of a child. A segment that is merely not
+	// archived yet is none.
+	Missing []Range `json:"missing,omitempty"`
+	// Archived is when the store got the last segment.
+	Archived time.Time `json:"archived,omitzero"`
+	last     WALEntry
+}
+
+// Archive is the whole WAL archive by names: who has which segments, what is missing.
+type Archive struct {
+	SegmentSize postgres.SegmentSize
+	Timelines   []TimelineWAL // ascending
+	histories   map[postgres.TimelineID]postgres.TimelineHistory
+}
+
+// Archive lists the whole archive: storage.ErrNotExist if there is none yet.
+func (r *Repository) Archive(ctx context.Context) (Archive, error) {
+	info, err := r.Info(ctx)
+	if err != nil {
+		return Archive{}, err
+	}
+	histories, err := r.Histories(ctx)
+	if err != nil {
+		return Archive{}, err
+	}
+	timelines, err := r.Timelines(ctx)
+	if err != nil {
+		return Archive{}, err
+	}
+	var listed []TimelineWAL
+	for _, tli := range timelines {
+		t := TimelineWAL{Timeline: tli}
+		for entry, err := range r.ListWAL(ctx, tli, postgres.WALFile{}) {
+			if err != nil {
+				return Archive{}, err
+			}
+			if entry.File.Kind == postgres.WALSegment {
+				t.add(entry, info.SegmentSize)
+			}
+		}
+		listed = append(listed, t)
+	}
+	return newArchive(info.SegmentSize, listed, histories), nil
+}
+
+// newArchive compares the timelines, in ascending order, with each other.
+func newArchive(size postgres.SegmentSize, timelines []TimelineWAL, histories map[postgres.TimelineID]postgres.TimelineHistory) Archive {
+	a := Archive{SegmentSize: size, Timelines: timelines, histories: histories}
+	for i := range a.Timelines {
+		t := &a.Timelines[i]
+		h, ok := a.history(t.Timeline)
+		t.NoHistory = !ok
+		if n := len(h.Entries); n > 0 {
+			t.Parent, t.Switch = h.Entries[n-1].Parent, h.Entries[n-1].Switch
+		}
+	}
+	for _, t := range slices.Clone(a.Timelines) {
+		a.findGapsAtFork(t)
+	}
+	return a
+}
+
+func (t *TimelineWAL) add(e WALEntry, size postgres.SegmentSize) {
+	s := e.File.Segment
+	if n := len(t.Ranges); n > 0 {
+		r := &t.Ranges[n-1]
+		if r.Last.Next(size) == s {
+			r.Last, r.Segments, r.Size = s, r.Segments+1, r.Size+e.Size
+			t.last, t.Archived = e, e.Archived
+			return
+		}
+		t.Missing = append(t.Missing, gap(t.Timeline, r.Last.Number(size)+1, s.Number(size), size)...)
+	}
+	t.Ranges = append(t.Ranges, Range{First: s, Last: s, Segments: 1, Size: e.Size})
+	t.last, t.Archived = e, e.Archived
+}
+
+// gap is the segments with numbers from begin to before end, if there are any.
+func gap(tli postgres.TimelineID, begin, end uint64, size postgres.SegmentSize) []Range {
+	if begin >= end {
+		return nil
+	}
+	at := func(n uint64) postgres.Segment {
+		return postgres.Segment{Timeline: tli, Log: uint32(n / size.PerLog()), Seg: uint32(n % size.PerLog())}
+	}
+	return []Range{{First: at(begin), Last: at(end - 1), Segments: int(end - begin)}}
+}
+
+// findGapsAtFork compares a timeline with its parent. The segment with the fork in
+// it is archived under the child's name; every earlier one under the parent's.
+func (a *Archive) findGapsAtFork(child TimelineWAL) {
+	i := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == child.Parent })
+	if child.Parent == 0 || i < 0 || len(a.Timelines[i].Ranges) == 0 {
+		return // nothing of the parent is kept: the archive begins later
+	}
+	size, parent := a.SegmentSize, &a.Timelines[i]
+	fork := postgres.SegmentAt(child.Timeline, child.Switch, size).Number(size)
+	end := parent.Ranges[len(parent.Ranges)-1].Last.Number(size) + 1
+	missing := gap(parent.Timeline, end, fork, size)
+	if len(missing) > 0 && !slices.Contains(parent.Missing, missing[0]) {
+		parent.Missing = append(parent.Missing, missing...)
+	}
+	if len(child.Ranges) > 0 {
+		c := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == child.Timeline })
+		missing = gap(child.Timeline, fork, child.Ranges[0].First.Number(size), size)
+		a.Timelines[c].Missing = append(missing, a.Timelines[c].Missing...)
+	}
+}
+
+// Missing are all gaps of all timelines.
+func (a Archive) Missing() (all []Range) {
+	for _, t := range a.Timelines {
+		all = append(all, t.Missing...)
+	}
+	return all
+}
+
+func (a Archive) has(s postgres.Segment) bool {
+	n := s.Number(a.SegmentSize)
+	for _, t := range a.Timelines {
+		if t.Timeline != s.Timeline {
+			continue
+		}
+		for _, r := range t.Ranges {
+			if r.First.Number(a.SegmentSize) <= n && n <= r.Last.Number(a.SegmentSize) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// history is the branch that ends in tli; false if its history file is missing.
+func (a Archive) history(tli postgres.TimelineID) (postgres.TimelineHistory, bool) {
+	h, ok := a.histories[tli]
+	if !ok && tli == 1 {
+		return postgres.RootHistory(1), true
+	}
+	return h, ok
+}
+
+// segmentOn names the file in which the branch h keeps segment number n: the
+// newest timeline that had begun by the end of that segment.
+func (a Archive) segmentOn(h postgres.TimelineHistory, n uint64) postgres.Segment {
+	end := postgres.LSN((n+1)*uint64(a.SegmentSize) - 1)
+	tli := h.TimelineAt(end)
+	return postgres.Segment{Timeline: tli, Log: uint32(n / a.SegmentSize.PerLog()), Seg: uint32(n % a.SegmentSize.PerLog())}
+}
+
+// maxNeeded bounds the WAL of one backup that is believed, in segments.
+const maxNeeded = 1 << 20
+
+// needed are the segments, along the branch h, without which a backup cannot
+// become consistent: from its start to its stop.
+func (a Archive) needed(h postgres.TimelineHistory, m Manifest) []postgres.Segment {
+	first := postgres.SegmentAt(m.Timeline, m.StartLSN, a.SegmentSize).Number(a.SegmentSize)
+	last := postgres.SegmentEndingAt(m.StopTLI, m.StopLSN, a.SegmentSize).Number(a.SegmentSize)
+	var needed []postgres.Segment
+	for n := first; n <= last && n-first < maxNeeded; n++ {
+		needed = append(needed, a.segmentOn(h, n))
+	}
+	return needed
+}
+
+// branches are the histories on which a backup's end lies, newest first.
+func (a Archive) branches(m Manifest) (found []postgres.TimelineHistory) {
+	for _, t := range slices.Backward(a.Timelines) {
+		if h, ok := a.history(t.Timeline); ok && h.Contains(m.StopTLI, m.StopLSN-1) {
+			found = append(found, h)
+		}
+	}
+	return found
+}
+
+// Lacks names the segments from a backup's start to its stop that the archive does
+// not have. If its timeline ended with the stop segment unarchived, the same
+// segment of a timeline that was forked off later serves (R15).
+func (a Archive) Lacks(m Manifest) []postgres.Segment {
+	var missing []postgres.Segment
+	for _, h := range a.branches(m) { // the backup's own timeline comes last
+		missing = slices.DeleteFunc(a.needed(h, m), a.has)
+		if len(missing) == 0 {
+			return nil
+		}
+	}
+	if missing == nil { // nothing of its timeline is there, or nobody knows its history
+		missing = slices.DeleteFunc(a.needed(postgres.RootHistory(m.StopTLI), m), a.has)
+	}
+	return missing
+}
+
+// WAL names the segments from a backup's start to its stop, as they are archived;
+// nil if they are not all there or its timeline's history is missing.
+func (a Archive) WAL(m Manifest) []postgres.Segment {
+	for _, h := range a.branches(m) {
+		if needed := a.needed(h, m); !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
+			return needed
+		}
+	}
+	return nil
+}
+
+// Frontier is the last segment that can be replayed from a backup along the newest
+// branch, without a hole; false if the backup's own WAL is not complete.
+func (a Archive) Frontier(m Manifest) (WALEntry, bool) {
+	for _, h := range a.branches(m) {
+		needed := a.needed(h, m)
+		if len(needed) == 0 || slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
+			continue
+		}
+		last := needed[len(needed)-1]
+		for n := last.Number(a.SegmentSize) + 1; a.has(a.segmentOn(h, n)); n++ {
+			last = a.segmentOn(h, n)
+		}
+		return a.entry(last), true
+	}
+	return WALEntry{}, false
+}
+
+// entry is the listed entry if the segment is a timeline's last, else its name alone.
+func (a Archive) entry(s postgres.Segment) WALEntry {
+	for _, t := range a.Timelines {
+		if t.last.File.Segment == s {
+			return t.last
+		}
+	}
+	return WALEntry{File: postgres.WALFile{Kind: postgres.WALSegment, Segment: s}}
+}

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/postgres/server"
+	"github.com/pgha-backup/pgha-backup/storage"
+	"github.com/pgha-backup/pgha-backup/storage/file"
+	"github.com/pgha-backup/pgha-backup/storage/probe"
+	"github.com/pgha-backup/pgha-backup/storage/retry"
+)
+
+// verdict is how a check ended.
+type verdict string
+
+const (
+	fine   verdict = "ok"
+	unwise verdict = "warning"
+	wrong  verdict = "FAILED"
+)
+
+// finding is one line of check.
+type finding struct {
+	Name   string  `json:"name"`
+	State  verdict `json:"state"`
+	Detail string  `json:"detail"`
+	Hint   string  `json:"hint,omitempty"`
+}
+
+// checklist gathers findings and the exit code of the worst.
+type checklist struct {
+	findings []finding
+	code     int
+}
+
+func (k *checklist) say(name string, state verdict, hint, format string, args ...any) {
+	k.findings = append(k.findings, finding{name, state, fmt.Sprintf(format, args...), hint})
+	if state == wrong && k.code == exitOK {
+		k.code = exitDegraded
+	}
+}
+
+// trouble is a check that could not be made: its exit code outweighs a mere finding.
+func (k *checklist) trouble(name string, err error) {
+	k.say(name, wrong, hintOf(err), "%v", err)
+	if code := exitCode(err); code != exitError && k.code == exitDegraded {
+		k.code = code
+	}
+}
+
+func newCheckCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "check", Short: "Try everything that backups and recovery need, and say what to do about it", Args: exactly(),
+		Long: "Reads the configuration, tries what the repository's store can do (it writes below probe/ and removes that again),\n" +
+			"asks etcd, Patroni and PostgreSQL, and looks at directories and clocks. Exits 8 if something could not be reached,\n" +
+			"3 if it refused us, 10 if something must be changed.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context()) },
+	}
+}
+
+func (a *app) check(ctx context.Context) error {
+	c, err := a.config()
+	if err != nil {
+		return err
+	}
+	k := &checklist{}
+	k.say("configuration", fine, "", "%s", c.File)
+	for _, warning := range c.Warnings {
+		k.say("configuration", unwise, "", "%s", warning)
+	}
+	checkDirectories(k, c, a.uid)
+	a.checkStore(ctx, k, c)
+	a.checkPatroni(ctx, k, c)
+	a.checkServer(ctx, k, c)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := a.printCheck(k); err != nil {
+		return err
+	}
+	if k.code != exitOK {
+		bad := 0
+		for _, f := range k.findings {
+			if f.State == wrong {
+				bad++
+			}
+		}
+		return fail(k.code, "", "%s failed", plural(bad, "check"))
+	}
+	return nil
+}
+
+func (a *app) printCheck(k *checklist) error {
+	if a.format == "json" {
+		return a.json(struct {
+			OK     bool      `json:"ok"`
+			Checks []finding `json:"checks"`
+		}{k.code == exitOK, k.findings})
+	}
+	for _, f := range k.findings {
+		if _, err := fmt.Fprintf(a.stdout, "%-7s  %s: %s\n", f.State, f.Name, printable(f.Detail)); err != nil {
+			return err
+		}
+		if f.Hint != "" {
+			fmt.Fprintf(a.stdout, "         %s\n", printable(f.Hint))
+		}
+	}
+	return nil
+}
+
+func checkDirectories(k *checklist, c config.Config, uid int) {
+	if c.Cluster.DataDir != "" {
+		info, err := os.Stat(c.Cluster.DataDir)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			k.say("data directory", unwise, "on a database host, set cluster.data_dir", "%s is not here", c.Cluster.DataDir)
+		case err != nil:
+			k.say("data directory", wrong, "", "%v", err)
+		default:
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != uid {
+				k.say("data directory", wrong, "run pgha-backup as its owner", "%s belongs to uid %d, we are uid %d", c.Cluster.DataDir, stat.Uid, uid)
+			} else {
+				k.say("data directory", fine, "", "%s", c.Cluster.DataDir)
+			}
+		}
+	}
+	if dir := c.Cluster.StateDir; dir != "" {
+		if err := writable(dir); err != nil {
+			k.say("state directory", wrong, "install -d -m 0700 -o postgres -g postgres "+dir, "%v", err)
+		} else {
+			k.say("state directory", fine, "", "%s", dir)
+		}
+	}
+	if dir := c.Cluster.BinDir; dir != "" {
+		if _, err := os.Stat(filepath.Join(dir, "postgres")); err != nil {
+			k.say("PostgreSQL programs", unwise, "set cluster.bin_dir", "%v", err)
+		}
+	}
+	if c.Repository().Codec == "s2" {
+		k.say("codec", unwise, "use zstd where a restore without pgha-backup must be possible", "s2 is fast, but no distribution ships a tool that reads it")
+	}
+}
+
+// writable makes the directory if it can and writes into it.
+func writable(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".check-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+func (a *app) checkStore(ctx context.Context, k *checklist, c config.Config) {
+	r := c.Repository()
+	driver, err := a.store()
+	if err != nil {
+		k.trouble("repository "+r.Name, err)
+		return
+	}
+	var missing storage.Bucket
+	if r.Type == config.TypeFile {
+		missing = file.New(filepath.Join(r.File.Path, "..", ".absent-"+strings.ToLower(rand.Text())))
+	} else if missing, err = a.bucketNamed("absent-" + strings.ToLower(rand.Text())); err != nil {
+		k.trouble("repository "+r.Name, err)
+		return
+	}
+	patient := retry.New(driver, retry.Options{GiveUp: 20 * time.Second, Log: a.logger()})
+	report, err := probe.Probe(ctx, patient, missing)
+	for _, f := range report.Findings {
+		state := fine
+		if !f.OK {
+			state = wrong
+			if r.ConditionalWrites == config.Emulate && strings.HasPrefix(f.Name, "conditional ") {
+				state = unwise
+			}
+		}
+		k.say(f.Name, state, f.Hint, "%s", f.Detail)
+	}
+	if err != nil {
+		k.trouble("repository "+r.Name, err)
+		return
+	}
+	if r.ConditionalWrites == config.Emulate {
+		hint := ""
+		if report.ConditionalWrites {
+			hint = "this store can do create-once writes: set conditional_writes: required"
+		}
+		k.say("conditional writes", unwise, hint, "emulated: two writers at the same moment may both believe they won")
+	}
+	a.checkClock(ctx, k, patient)
+}
+
+// skewAllowed is far below the 15 minutes after which S3 refuses a request.
+const skewAllowed = 5 * time.Second
+
+// checkClock compares ours with the store's by an object written now.
+func (a *app) checkClock(ctx context.Context, k *checklist, bucket storage.Bucket) {
+	key := storage.Key("probe/clock-" + strings.ToLower(rand.Text()))
+	before := a.now()
+	err := bucket.Put(ctx, key, []byte("clock"), storage.PutOptions{})
+	var object storage.Object
+	if err == nil {
+		object, err = bucket.Head(ctx, key)
+	}
+	after := a.now()
+	if err = errors.Join(err, bucket.Delete(context.WithoutCancel(ctx), key)); err != nil {
+		k.trouble("clock", err)
+		return
+	}
+	skew := max(before.Add(-time.Second).Sub(object.Modified), object.Modified.Sub(after), 0)
+	if skew > skewAllowed {
+		k.say("clock", wrong, "run a time service on this host and on the store", "the store's clock and ours are %s apart", skew.Round(time.Second))
+		return
+	}
+	k.say("clock", fine, "", "the store's and ours agree")
+}
+
+func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {
+	if !a.hasPatroni() {
+		k.say("Patroni", unwise, "set patroni.config", "the configuration says nothing of Patroni: backups are taken wherever they are started")
+		return
+	}
+	t, err := a.topology(ctx)
+	switch {
+	case err != nil:
+		k.trouble("Patroni", err)
+	case t.Leader == "":
+		k.say("Patroni", wrong, "look at patronictl list", "%s has %s and no leader", t.Scope, plural(len(t.Members), "member"))
+	default:
+		k.say("Patroni", fine, "", "%s leads %s of %s", t.Leader, t.Scope, plural(len(t.Members), "member"))
+	}
+	if _, ok := t.Member(c.Cluster.Member); err == nil && c.Cluster.Member != "" && !ok {
+		k.say("member", wrong, "set cluster.member to this host's name in patronictl list", "%s is not a member of %s", c.Cluster.Member, t.Scope)
+	}
+	if local, ok := localSystem(c.Cluster.DataDir); ok && t.SystemIdentifier != 0 && local != t.SystemIdentifier {
+		k.say("system identifier", wrong, "is this data directory a copy of another cluster?", "pg_control says %s, Patroni %s", local, t.SystemIdentifier)
+	}
+}
+
+func (a *app) checkServer(ctx context.Context, k *checklist, c config.Config) {
+	if c.Cluster.DSN.IsZero() {
+		k.say("PostgreSQL", unwise, "set patroni.config or cluster.dsn", "no connection to the local server is configured")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
+	if err != nil {
+		k.say("PostgreSQL", wrong, hintOf(err), "%v", err)
+		return
+	}
+	defer s.Close()
+	facts, err := s.Facts(ctx)
+	if err != nil {
+		k.say("PostgreSQL", wrong, hintOf(err), "%v", err)
+		return
+	}
+	archiver, err := s.Archiver(ctx)
+	if err != nil {
+		k.say("archiver", wrong, hintOf(err), "%v", err)
+		return
+	}
+	judgeServer(k, facts, archiver)
+}
+
+// judgeServer looks at what the server itself says is in effect.
+func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
+	if !f.Version.Supported() {
+		k.say("PostgreSQL", wrong, "", "version %s is not one of %d to %d", f.Version, postgres.OldestMajor, postgres.NewestMajor)
+	} else {
+		k.say("PostgreSQL", fine, "", "version %s, system identifier %s", f.Version, f.System)
+	}
+	switch {
+	case f.ArchiveMode == "off":
+		k.say("archive_mode", wrong, "patronictl edit-config: postgresql.parameters.archive_mode: \"on\", then patronictl restart", "off: nothing is archived")
+	case f.ArchiveMode == "always":
+		k.say("archive_mode", unwise, "on is enough", "always: standbys archive too")
+	default:
+		k.say("archive_mode", fine, "", "%s", f.ArchiveMode)
+	}
+	switch {
+	case f.ArchiveLibrary != "":
+		k.say("archive_command", wrong, "set archive_library to ''", "archive_library %s is used instead", f.ArchiveLibrary)
+	case f.ArchiveCommand == "":
+		k.say("archive_command", wrong, "set it to 'pgha-backup archive-push %p'", "empty: WAL piles up and is not archived")
+	case !strings.Contains(f.ArchiveCommand, "archive-push"):
+		k.say("archive_command", wrong, "set it to 'pgha-backup archive-push %p'", "it is not ours: %s", f.ArchiveCommand)
+	default:
+		k.say("archive_command", fine, "", "%s", f.ArchiveCommand)
+	}
+	switch {
+	case archiver.Failing():
+		k.say("archiver", wrong, "look for archive-push in the server's log", "fails: %s at %sZ, %s wait", archiver.LastFailed, clock(archiver.FailedAt), plural(archiver.Backlog, "file"))
+	case !f.InRecovery && archiver.LastArchived == "":
+		k.say("archiver", unwise, "SELECT pg_switch_wal() makes it archive one now", "has archived nothing yet")
+	case !f.InRecovery:
+		k.say("archiver", fine, "", "archived %s at %sZ, %s wait", archiver.LastArchived, clock(archiver.ArchivedAt), plural(archiver.Backlog, "file"))
+	}
+}

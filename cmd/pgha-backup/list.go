@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// backupDocument is a backup as list and show print it in JSON.
+type backupDocument struct {
+	ID       catalog.BackupID    `json:"id"`
+	State    catalog.BackupState `json:"state"`
+	Lacks    []postgres.Segment  `json:"missing_wal,omitempty"`
+	Manifest *catalog.Manifest   `json:"manifest,omitempty"`
+
+	Type     catalog.BackupType  `json:"type"`
+	Member   string              `json:"member"`
+	Role     string              `json:"role"`
+	Started  time.Time           `json:"started"`
+	Finished time.Time           `json:"finished"`
+	StartLSN postgres.LSN        `json:"start_lsn"`
+	StopLSN  postgres.LSN        `json:"stop_lsn"`
+	Timeline postgres.TimelineID `json:"timeline"`
+	Version  postgres.Version    `json:"server_version"`
+	Bytes    int64               `json:"bytes"`
+	Stored   int64               `json:"stored_bytes"`
+	Comment  string              `json:"comment,omitempty"`
+}
+
+func describe(b catalog.Surveyed) backupDocument {
+	m := b.Manifest
+	return backupDocument{ID: m.ID, State: b.State, Lacks: b.Lacks, Type: m.Type, Member: m.Member, Role: m.Role,
+		Started: m.StartTime.UTC(), Finished: m.StopTime.UTC(), StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.StopTLI,
+		Version: m.Version, Bytes: m.Bytes, Stored: m.Stored, Comment: m.Comment}
+}
+
+// survey finds the repository that is meant and looks at all of it.
+func (a *app) survey(ctx context.Context, given string) (*catalog.Repository, catalog.Survey, error) {
+	system, err := a.systemIdentifier(ctx, given)
+	if err != nil {
+		return nil, catalog.Survey{}, err
+	}
+	repository, err := a.repository(ctx, system)
+	if err != nil {
+		return nil, catalog.Survey{}, err
+	}
+	s, err := repository.Survey(ctx)
+	if catalog.IsEmpty(err) {
+		err = fail(exitNotFound, "set archive_command to 'pgha-backup archive-push %p' and take a backup",
+			"repository %s holds nothing of cluster %s, system identifier %s", a.loaded.Repository().Name, a.loaded.Cluster.Scope, system)
+	}
+	return repository, s, err
+}
+
+// title is the head of every table.
+func (a *app) title(s catalog.Survey) string {
+	return fmt.Sprintf("Cluster: %s (%s)", s.Info.Scope, s.Info.SystemIdentifier)
+}
+
+func newListCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}
+	system := systemFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		_, s, err := a.survey(cmd.Context(), *system)
+		if err != nil {
+			return err
+		}
+		if a.format == "json" {
+			return a.listJSON(s)
+		}
+		return a.listTable(s)
+	}
+	return cmd
+}
+
+func (a *app) listJSON(s catalog.Survey) error {
+	document := struct {
+		Cluster string                    `json:"cluster"`
+		System  postgres.SystemIdentifier `json:"system_identifier"`
+		Backups []backupDocument          `json:"backups"`
+		Windows []catalog.Window          `json:"recoverable"`
+	}{s.Info.Scope, s.Info.SystemIdentifier, []backupDocument{}, s.Windows}
+	for _, b := range s.Backups {
+		document.Backups = append(document.Backups, describe(b))
+	}
+	return a.json(document)
+}
+
+func (a *app) listTable(s catalog.Survey) error {
+	t := table{title: a.title(s), head: []string{"Backup", "Type", "Member", "Finished (UTC)", ">Took", ">Size", ">Stored", ">TL", "State"}}
+	for _, b := range s.Backups {
+		m := b.Manifest
+		t.add(string(m.ID), string(m.Type), m.Member, clock(m.StopTime), m.StopTime.Sub(m.StartTime).Round(time.Second).String(),
+			byteCount(m.Bytes), byteCount(m.Stored), fmt.Sprint(uint32(m.StopTLI)), string(b.State))
+	}
+	if err := t.print(a.stdout); err != nil {
+		return err
+	}
+	for _, line := range a.windows(s) {
+		fmt.Fprintf(a.stdout, " Recoverable: %s\n", line)
+	}
+	return nil
+}
+
+// windows are the spans in words.
+func (a *app) windows(s catalog.Survey) (lines []string) {
+	for _, w := range s.Windows {
+		to := "the end of " + w.Last.Name() + ", no commit in it"
+		if !w.To.IsZero() {
+			to = clock(w.To) + "Z, timeline " + fmt.Sprint(uint32(w.Last.Timeline))
+		}
+		lines = append(lines, fmt.Sprintf("%sZ .. %s", clock(w.From), to))
+	}
+	if len(lines) == 0 {
+		lines = []string{"nothing: there is no whole backup"}
+	}
+	return lines
+}
+
+func newShowCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "show <backup>", Short: "Show one backup; \"latest\" is the newest whole one", Args: exactly("<backup>")}
+	system := systemFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		_, s, err := a.survey(cmd.Context(), *system)
+		if err != nil {
+			return err
+		}
+		b, err := s.Find(args[0])
+		if err != nil {
+			return err
+		}
+		if a.format == "json" {
+			d := describe(b)
+			d.Manifest = &b.Manifest
+			return a.json(d)
+		}
+		return a.showTable(b)
+	}
+	return cmd
+}
+
+func (a *app) showTable(b catalog.Surveyed) error {
+	m := b.Manifest
+	state := string(b.State)
+	for _, s := range b.Lacks {
+		state += " " + s.Name()
+	}
+	values := [][2]string{
+		{"Backup", string(m.ID)}, {"Type", string(m.Type)}, {"State", state},
+		{"Cluster", fmt.Sprintf("%s (%s)", m.Scope, m.System)},
+		{"Member", fmt.Sprintf("%s (%s)", m.Member, m.Role)},
+		{"PostgreSQL", fmt.Sprintf("%s, WAL segments of %s", m.Version, byteCount(int64(m.SegmentSize)))},
+		{"Started", clock(m.StartTime) + "Z"}, {"Finished", clock(m.StopTime) + "Z"},
+		{"WAL", fmt.Sprintf("%s on timeline %d to %s on timeline %d", m.StartLSN, uint32(m.Timeline), m.StopLSN, uint32(m.StopTLI))},
+		{"Size", fmt.Sprintf("%s in %s, stored in %s (%s, %s)", byteCount(m.Bytes), plural(m.Files, "file"), byteCount(m.Stored), plural(len(m.Packs), "pack"), m.Codec)},
+		{"Data checksums", map[bool]string{true: "on", false: "off"}[m.Settings.DataChecksumVersion > 0]},
+		{"Made by", "pgha-backup " + m.Tool},
+	}
+	for _, ts := range m.Tablespaces {
+		values = append(values, [2]string{"Tablespace", fmt.Sprintf("%d at %s", ts.OID, ts.Path)})
+	}
+	for _, d := range m.Damage {
+		values = append(values, [2]string{"Bad pages", fmt.Sprintf("%s, %s from block %d", d.Path, plural(len(d.Blocks), "block"), d.Blocks[0])})
+	}
+	if m.Comment != "" {
+		values = append(values, [2]string{"Comment", m.Comment})
+	}
+	return pairs(a.stdout, values...)
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/restore"
+)
+
+// restoreFlags are the flags of restore that are not its target's.
+type restoreFlags struct {
+	system, backup, pgdata, archiveMode string
+	mapping                             []string
+	start, plan, force, yes             bool
+}
+
+func newRestoreCommand(a *app) *cobra.Command {
+	var target targetFlags
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore --pgdata <directory>",
+		Short: "Bring the cluster back to a point in time, into one directory",
+		Long: "Writes a copy of the cluster that recovers to a time, an LSN, a transaction, a restore point, the end of a\n" +
+			"backup or, without a target, the end of the archive. The target is proved reachable before the first byte is\n" +
+			"written. The copy does not archive (archive_mode = off) unless told so.",
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.restore(cmd.Context(), target, f) },
+	}
+	flags := cmd.Flags()
+	target.add(cmd)
+	flags.StringVar(&f.system, "system-id", "", "system identifier, where the repository holds several clusters of this name")
+	flags.StringVar(&f.backup, "backup", "", "restore from this backup; default: the newest that reaches the target")
+	flags.StringVar(&f.pgdata, "pgdata", "", "directory to restore into")
+	flags.StringArrayVar(&f.mapping, "tablespace-mapping", nil, "OLD=NEW: where a tablespace goes; may be repeated")
+	flags.StringVar(&f.archiveMode, "archive-mode", "off", "off or preserve: what becomes of the copy's archive_mode")
+	flags.BoolVar(&f.start, "start", false, "start the copy on a private socket, wait, and prove where recovery stopped")
+	flags.BoolVar(&f.plan, "plan", false, "print what would be done and change nothing")
+	flags.BoolVar(&f.force, "force", false, "give up the stopped cluster in --pgdata and its listed tablespaces")
+	flags.BoolVar(&f.yes, "yes", false, "do not ask before a cluster is given up")
+	return cmd
+}
+
+// restored is what restore prints in the end.
+type restored struct {
+	Backup    catalog.BackupID `json:"backup"`
+	Target    string           `json:"target"`
+	PGDATA    string           `json:"pgdata"`
+	Archive   string           `json:"archive_mode"`
+	Seconds   float64          `json:"seconds"`
+	Bytes     int64            `json:"bytes"`
+	Stop      restore.Stop     `json:"stop"`
+	Recovered *restore.Outcome `json:"recovered,omitempty"` // with --start
+	Connect   string           `json:"connect,omitempty"`
+	End       string           `json:"stop_command,omitempty"`
+	Log       string           `json:"log,omitempty"`
+}
+
+func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) error {
+	request, err := f.request(target, a.now())
+	if err != nil {
+		return err
+	}
+	config, err := a.config()
+	if err != nil {
+		return err
+	}
+	system, err := a.systemIdentifier(ctx, f.system)
+	if err != nil {
+		return err
+	}
+	repository, err := a.repository(ctx, system)
+	if err != nil {
+		return err
+	}
+	facts, err := restore.Gather(ctx, repository)
+	if err != nil {
+		return err
+	}
+	plan, err := restore.NewPlan(ctx, facts, request)
+	if err != nil {
+		return err
+	}
+	if action := plan.Effective.Action; plan.Effective.Kind == restore.Latest && action != restore.Promote {
+		return usage("at the end of the archive PostgreSQL always promotes: to %s there, add --target-lsn %s", action, plan.Stop.LSN)
+	}
+	var ground restore.Ground
+	if f.pgdata != "" {
+		if ground, err = restore.Check(plan, f.pgdata, f.force); err != nil {
+			return err
+		}
+	}
+	if f.plan {
+		return a.printPlan(plan, ground)
+	}
+	a.announce(plan, f)
+	bin, err := restore.FindBinDir(ctx, plan.Backup.Version.Major(), config.Cluster.BinDir)
+	if err != nil {
+		if f.start {
+			return err
+		}
+		a.logger().Warn("pg_verifybackup will not judge the copy", "why", err)
+	}
+	if ground.State == restore.Replaced && !f.yes {
+		if err := a.confirm(config.Cluster.Scope, ground); err != nil {
+			return err
+		}
+	}
+	command, err := a.restoreCommand()
+	if err != nil {
+		return err
+	}
+	backup, err := repository.Open(ctx, plan.Backup)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	progress := a.restoreProgress()
+	err = restore.Execute(ctx, backup, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
+		BinDir: bin, Now: a.now(), Progress: progress.copied, Log: a.logger()})
+	progress.end()
+	if err != nil {
+		return err
+	}
+	result := restored{Backup: plan.Backup.ID, Target: plan.Target.String(), PGDATA: f.pgdata, Archive: f.archiveMode,
+		Seconds: time.Since(began).Seconds(), Bytes: plan.Backup.Bytes, Stop: plan.Stop}
+	if f.start {
+		if err := a.startCopy(ctx, plan, f, bin, &result); err != nil {
+			return err
+		}
+	}
+	return a.printRestored(result)
+}
+
+// request is what the flags ask for.
+func (f restoreFlags) request(target targetFlags, now time.Time) (restore.Request, error) {
+	r := restore.Request{Backup: catalog.BackupID(f.backup), Mapping: map[string]string{}}
+	var err error
+	if r.Target, err = target.target(now); err != nil {
+		return r, err
+	}
+	if f.backup != "" {
+		if _, err := catalog.ParseBackupID(f.backup); err != nil {
+			return r, usage("--backup: %w", err)
+		}
+	}
+	if f.pgdata == "" && !f.plan {
+		return r, usage("--pgdata is missing: the directory to restore into")
+	}
+	if f.pgdata != "" && (!filepath.IsAbs(f.pgdata) || filepath.Clean(f.pgdata) != f.pgdata) {
+		return r, usage("--pgdata %q: want a clean absolute path", f.pgdata)
+	}
+	if m := restore.ArchiveMode(f.archiveMode); m != restore.ArchiveOff && m != restore.ArchivePreserve {
+		return r, usage("--archive-mode %q: want off or preserve", f.archiveMode)
+	}
+	for _, m := range f.mapping {
+		from, to, ok := strings.Cut(m, "=")
+		if !ok || !filepath.IsAbs(from) || !filepath.IsAbs(to) {
+			return r, usage("--tablespace-mapping %q: want OLD=NEW, both absolute paths", m)
+		}
+		if _, twice := r.Mapping[from]; twice {
+			return r, usage("--tablespace-mapping: %s is mapped twice", from)
+		}
+		r.Mapping[from] = filepath.Clean(to)
+	}
+	return r, nil
+}
+
+// announce says beforehand what a person should know.
+func (a *app) announce(plan restore.Plan, f restoreFlags) {
+	log := a.logger()
+	log.Info("restore", "target", plan.Target.String(), "backup", plan.Backup.ID, "timeline", uint32(plan.Timeline), "stops", plan.Stop.What)
+	for _, note := range plan.Notes {
+		log.Warn(note)
+	}
+	if f.archiveMode == "off" {
+		log.Warn("the copy will NOT archive: archive_mode = off is set in its postgresql.auto.conf, so that it cannot write into the archive of " +
+			plan.Backup.Scope + "; to let it live on, ALTER SYSTEM RESET archive_mode and restart")
+	}
+}
+
+// confirm asks a person for the name of the cluster whose directory is given up.
+func (a *app) confirm(scope string, ground restore.Ground) error {
+	host, _ := os.Hostname()
+	fmt.Fprintf(a.stderr, "On %s, the stopped cluster %s in %s will be REPLACED", host, scope, ground.PGDATA)
+	if len(ground.Cleared) > 0 {
+		fmt.Fprintf(a.stderr, ", with its tablespaces %s", strings.Join(ground.Cleared, ", "))
+	}
+	fmt.Fprintf(a.stderr, ".\nType the cluster's name to go on: ")
+	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if strings.TrimSpace(line) != scope {
+		return fail(exitPreflight, "type the name as it is shown, or pass --yes", "not confirmed: nothing was changed")
+	}
+	return nil
+}
+
+// restoreCommand fetches WAL as this program with this configuration, whoever calls it.
+func (a *app) restoreCommand() ([]string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	config, err := filepath.Abs(a.path)
+	return []string{program, "--config", config, "archive-get", "%f", "%p"}, err
+}
+
+func (a *app) startCopy(ctx context.Context, plan restore.Plan, f restoreFlags, bin string, result *restored) error {
+	progress := a.restoreProgress()
+	copied, err := restore.Start(ctx, plan, f.pgdata, restore.StartOptions{BinDir: bin, ArchiveMode: restore.ArchiveMode(f.archiveMode),
+		Progress: func(lsn postgres.LSN) { progress.replayed(lsn, plan.Stop.LSN) }, Log: a.logger()})
+	if err != nil {
+		return err
+	}
+	seen, err := copied.Recover(ctx)
+	progress.end()
+	if err != nil {
+		return err
+	}
+	result.Recovered, result.Log = &seen, copied.LogFile
+	if seen.Action != restore.Shutdown {
+		result.Connect, result.End = copied.Connect(), copied.StopCommand()
+	}
+	return nil
+}
+
+func (a *app) printPlan(plan restore.Plan, ground restore.Ground) error {
+	if a.format == "json" {
+		return a.json(struct {
+			restore.Plan
+			Ground restore.Ground `json:"ground"`
+		}{plan, ground})
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(w, "target\t%s\n", plan.Target)
+	fmt.Fprintf(w, "backup\t%s (ended %s)\n", plan.Backup.ID, plan.Backup.StopTime.UTC().Format(time.RFC3339))
+	fmt.Fprintf(w, "timeline\t%d\n", uint32(plan.Timeline))
+	fmt.Fprintf(w, "recovery stops\t%s\n", plan.Stop.What)
+	fmt.Fprintf(w, "position\t%s on timeline %d\n", plan.Stop.LSN, uint32(plan.Stop.Timeline))
+	fmt.Fprintf(w, "WAL\t%d segments, all present\n", len(plan.WAL))
+	for _, t := range plan.Tablespaces {
+		fmt.Fprintf(w, "tablespace %d\t%s -> %s\n", t.OID, t.From, t.To)
+	}
+	if ground.PGDATA != "" {
+		fmt.Fprintf(w, "directory\t%s (%s)\n", ground.PGDATA, ground.State)
+	}
+	for _, note := range plan.Notes {
+		fmt.Fprintf(w, "note\t%s\n", note)
+	}
+	return w.Flush()
+}
+
+func (a *app) printRestored(r restored) error {
+	if a.format == "json" {
+		return a.json(r)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(w, "restored\t%s into %s: %d MiB in %.1f s\n", r.Backup, r.PGDATA, r.Bytes>>20, r.Seconds)
+	fmt.Fprintf(w, "archive_mode\t%s\n", r.Archive)
+	if r.Recovered == nil {
+		fmt.Fprintf(w, "will stop\t%s (%s on timeline %d)\n", r.Stop.What, r.Stop.LSN, uint32(r.Stop.Timeline))
+		return w.Flush()
+	}
+	fmt.Fprintf(w, "recovery stopped\tat %s on timeline %d, proved (%s)\n", r.Recovered.LSN, uint32(r.Recovered.Timeline), r.Stop.What)
+	if !r.Recovered.LastCommit.IsZero() {
+		fmt.Fprintf(w, "last commit\t%s\n", r.Recovered.LastCommit.Format(time.RFC3339Nano))
+	}
+	if r.Recovered.NewTimeline != 0 {
+		fmt.Fprintf(w, "new timeline\t%d\n", uint32(r.Recovered.NewTimeline))
+	}
+	if r.Connect != "" {
+		fmt.Fprintf(w, "connect\t%s\nstop it\t%s\n", r.Connect, r.End)
+	}
+	fmt.Fprintf(w, "log\t%s\n", r.Log)
+	return w.Flush()
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/pgha-backup/pgha-backup/backup"
+)
+
+// show tells how a backup goes: one line that is written over on a terminal, one
+// JSON document a line otherwise.
+type show struct {
+	w        io.Writer
+	terminal bool
+	phase    backup.Phase
+	began    time.Time
+	waited   string
+}
+
+func newShow(w io.Writer) *show {
+	f, ok := w.(*os.File)
+	return &show{w: w, terminal: ok && term.IsTerminal(int(f.Fd())), began: time.Now()}
+}
+
+// event is a line of JSON.
+type event struct {
+	Time       time.Time    `json:"time"`
+	Event      string       `json:"event"` // phase, progress, waiting or warning
+	Phase      backup.Phase `json:"phase,omitempty"`
+	Files      int          `json:"files,omitempty"`
+	FilesTotal int          `json:"files_total,omitempty"`
+	Bytes      int64        `json:"bytes,omitempty"`
+	BytesTotal int64        `json:"bytes_total,omitempty"`
+	Text       string       `json:"text,omitempty"`
+}
+
+func (s *show) events() backup.Events {
+	return backup.Events{
+		Phase: func(p backup.Phase) {
+			s.phase = p
+			s.line(string(p), event{Event: "phase"})
+		},
+		Progress: func(p backup.Progress) {
+			share := 100.0
+			if p.BytesTotal > 0 {
+				share = min(100, 100*float64(p.Bytes)/float64(p.BytesTotal))
+			}
+			s.line(fmt.Sprintf("%s %3.0f %%, %s of %s, %d of %d files", s.phase, share, byteCount(p.Bytes), byteCount(p.BytesTotal), p.Files, p.FilesTotal),
+				event{Event: "progress", Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Bytes, BytesTotal: p.BytesTotal})
+		},
+		Waiting: func(text string) {
+			if text != s.waited {
+				s.waited = text
+				s.line(text, event{Event: "waiting", Text: text})
+			}
+		},
+		Warning: func(text string) {
+			if s.terminal {
+				fmt.Fprintf(s.w, "\r\x1b[Kwarning: %s\n", text)
+				return
+			}
+			s.line("", event{Event: "warning", Text: text})
+		},
+	}
+}
+
+func (s *show) line(text string, e event) {
+	if s.terminal {
+		fmt.Fprintf(s.w, "\r\x1b[K%s", text)
+		return
+	}
+	e.Time, e.Phase = time.Now().UTC().Truncate(time.Millisecond), s.phase
+	if line, err := json.Marshal(e); err == nil {
+		fmt.Fprintf(s.w, "%s\n", line)
+	}
+}
+
+// end leaves the terminal's line empty.
+func (s *show) end() {
+	if s.terminal {
+		fmt.Fprint(s.w, "\r\x1b[K")
+	}
+}

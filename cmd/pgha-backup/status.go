@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// statusDocument is what status prints in JSON.
+type statusDocument struct {
+	Cluster           string                    `json:"cluster"`
+	System            postgres.SystemIdentifier `json:"system_identifier"`
+	Repository        string                    `json:"repository"`
+	RepositoryType    string                    `json:"repository_type"`
+	ConditionalWrites string                    `json:"conditional_writes"`
+	Leader            string                    `json:"leader,omitempty"`
+	Members           int                       `json:"members,omitempty"`
+	Paused            bool                      `json:"paused,omitempty"`
+	Backups           int                       `json:"backups"`
+	Last              *backupDocument           `json:"last_backup,omitempty"`
+	Windows           []catalog.Window          `json:"recoverable"`
+	// RPO is the age of the newest archived segment: what is younger may be only on
+	// the servers.
+	RPO       *float64              `json:"rpo_seconds,omitempty"`
+	Timelines []catalog.TimelineWAL `json:"timelines"`
+	Conflicts []string              `json:"conflicts,omitempty"`
+	Problems  []string              `json:"problems"`
+}
+
+func newStatusCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "status", Short: "Say whether the cluster can be restored, to when, and what is wrong", Args: exactly(),
+		Long: "Exits 10 when anything is wrong that needs a person: a gap in the WAL archive, no whole backup, a conflict,\n" +
+			"emulated create-once writes, or no leader.",
+	}
+	system := systemFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		_, s, err := a.survey(cmd.Context(), *system)
+		if err != nil {
+			return err
+		}
+		d := a.status(cmd.Context(), s)
+		if a.format == "json" {
+			err = a.json(d)
+		} else {
+			err = a.statusTable(s, d)
+		}
+		if err == nil && len(d.Problems) > 0 {
+			err = fail(exitDegraded, "", "degraded: %s", plural(len(d.Problems), "problem"))
+		}
+		return err
+	}
+	return cmd
+}
+
+func (a *app) status(ctx context.Context, s catalog.Survey) statusDocument {
+	r := a.loaded.Repository()
+	d := statusDocument{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Repository: r.Name, RepositoryType: r.Type,
+		ConditionalWrites: r.ConditionalWrites, Backups: len(s.Backups), Windows: s.Windows, Timelines: s.Archive.Timelines, Conflicts: s.Conflicts}
+	d.Problems = append([]string{}, problems(s, r)...)
+	if n := len(s.Windows); n > 0 && !s.Windows[n-1].Archived.IsZero() {
+		rpo := max(0, a.now().Sub(s.Windows[n-1].Archived).Seconds())
+		d.RPO = &rpo
+	}
+	if b, err := s.Find("latest"); err == nil {
+		last := describe(b)
+		d.Last = &last
+	}
+	if !a.hasPatroni() {
+		return d
+	}
+	t, err := a.topology(ctx)
+	d.Leader, d.Members, d.Paused = t.Leader, len(t.Members), t.Paused
+	switch {
+	case err != nil:
+		d.Problems = append(d.Problems, "leader: "+err.Error())
+	case t.Leader == "":
+		d.Problems = append(d.Problems, "leader: nobody leads the cluster")
+	case t.SystemIdentifier != 0 && t.SystemIdentifier != s.Info.SystemIdentifier:
+		d.Problems = append(d.Problems, fmt.Sprintf("cluster: Patroni runs system %s now, this repository is of %s", t.SystemIdentifier, s.Info.SystemIdentifier))
+	}
+	return d
+}
+
+// problems is everything in a survey that needs a person.
+func problems(s catalog.Survey, r config.Repository) (all []string) {
+	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if r.ConditionalWrites == config.Emulate || s.Info.ConditionalWrites == config.Emulate {
+		add("repository: create-once writes are emulated; two writers at the same moment may both believe they won")
+	}
+	if len(s.Backups) == 0 {
+		add("backups: there is none")
+	} else if _, err := s.Find("latest"); err != nil {
+		add("backups: none of %d is whole", len(s.Backups))
+	}
+	for _, b := range s.Backups {
+		switch b.State {
+		case catalog.BackupDamaged:
+			add("backup %s: %s of the server had bad pages", b.Manifest.ID, plural(len(b.Manifest.Damage), "file"))
+		case catalog.BackupWALMissing:
+			add("backup %s: its WAL is not complete", b.Manifest.ID)
+		}
+	}
+	for _, t := range s.Archive.Timelines {
+		if t.NoHistory {
+			add("archive: %s is missing, timeline %d cannot be followed", postgres.HistoryFile(t.Timeline), uint32(t.Timeline))
+		}
+	}
+	for _, gap := range s.Archive.Missing() {
+		if gap.Segments == 1 {
+			add("archive: %s is missing", gap.First)
+		} else {
+			add("archive: %d segments are missing, %s to %s", gap.Segments, gap.First, gap.Last)
+		}
+	}
+	for _, name := range s.Conflicts {
+		add("conflict: two contents of %s are kept, and nobody has said which one counts", name)
+	}
+	return all
+}
+
+func (a *app) statusTable(s catalog.Survey, d statusDocument) error {
+	last := "none"
+	if d.Last != nil {
+		last = fmt.Sprintf("%s, finished %sZ (%s ago), %s, %s", d.Last.ID, clock(d.Last.Finished), age(a.now().Sub(d.Last.Finished)),
+			d.Last.Type, byteCount(d.Last.Bytes))
+	}
+	values := [][2]string{
+		{"Cluster", fmt.Sprintf("%s (%s)", d.Cluster, d.System)},
+		{"Repository", fmt.Sprintf("%s (%s, conditional writes: %s)", d.Repository, d.RepositoryType, d.ConditionalWrites)},
+	}
+	if a.hasPatroni() {
+		leader := "nobody"
+		if d.Leader != "" {
+			leader = fmt.Sprintf("%s of %s", d.Leader, plural(d.Members, "member"))
+		}
+		if d.Paused {
+			leader += ", paused"
+		}
+		values = append(values, [2]string{"Leader", leader})
+	}
+	values = append(values, [2]string{"Last backup", last})
+	for _, line := range a.windows(s) {
+		values = append(values, [2]string{"Recoverable", line})
+	}
+	for _, t := range d.Timelines {
+		values = append(values, [2]string{fmt.Sprintf("Timeline %d", uint32(t.Timeline)), a.frontier(t)})
+	}
+	if len(d.Problems) == 0 {
+		values = append(values, [2]string{"Problems", "none"})
+	}
+	for _, p := range d.Problems {
+		values = append(values, [2]string{"Problem", p})
+	}
+	return pairs(a.stdout, values...)
+}
+
+func (a *app) frontier(t catalog.TimelineWAL) string {
+	if len(t.Ranges) == 0 {
+		return "no WAL"
+	}
+	text := "archived to " + t.Ranges[len(t.Ranges)-1].Last.Name()
+	if !t.Archived.IsZero() {
+		text += fmt.Sprintf(", %s ago", age(max(0, a.now().Sub(t.Archived))))
+	}
+	return text
+}
+
+func (a *app) hasPatroni() bool {
+	p := a.loaded.Patroni
+	return len(p.Etcd.Endpoints) > 0 || p.API.URL != ""
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+)
+
+func newVerifyCommand(a *app) *cobra.Command {
+	var level string
+	cmd := &cobra.Command{
+		Use:   "verify [<backup>]",
+		Short: "Look for damage: of one backup, or of all and of the whole WAL archive",
+		Long: "Level presence lists: is every object there that a restore needs? Level hashes reads every stored byte again.\n" +
+			"Exits 9 if anything was found.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return exactly("[<backup>]")(cmd, args)
+			}
+			return nil
+		},
+	}
+	system := systemFlag(cmd)
+	cmd.Flags().StringVar(&level, "level", string(catalog.Hashes), "presence or hashes")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if level != string(catalog.Presence) && level != string(catalog.Hashes) {
+			return usage("--level %q: want presence or hashes", level)
+		}
+		repository, s, err := a.survey(cmd.Context(), *system)
+		if err != nil {
+			return err
+		}
+		chosen := s.Backups
+		if len(args) == 1 {
+			b, err := s.Find(args[0])
+			if err != nil {
+				return err
+			}
+			chosen = []catalog.Surveyed{b}
+		}
+		return a.verify(cmd.Context(), repository, s, chosen, len(args) == 0, catalog.VerifyLevel(level))
+	}
+	return cmd
+}
+
+func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Survey, chosen []catalog.Surveyed, archive bool, level catalog.VerifyLevel) error {
+	document := struct {
+		Level    catalog.VerifyLevel `json:"level"`
+		Backups  []catalog.BackupID  `json:"backups"`
+		Archive  bool                `json:"archive"` // the whole WAL archive was looked at too
+		Findings []catalog.Finding   `json:"findings"`
+	}{level, []catalog.BackupID{}, archive, []catalog.Finding{}}
+	began := a.now()
+	for _, b := range chosen {
+		found, err := r.VerifyBackup(ctx, b.Manifest, s.Archive, level)
+		if err != nil {
+			return fmt.Errorf("verify backup %s: %w", b.Manifest.ID, err)
+		}
+		document.Backups = append(document.Backups, b.Manifest.ID)
+		document.Findings = append(document.Findings, found...)
+	}
+	if archive {
+		found, err := r.VerifyWAL(ctx, s.Archive, level)
+		if err != nil {
+			return fmt.Errorf("verify the WAL archive: %w", err)
+		}
+		document.Findings = append(document.Findings, found...)
+	}
+	if a.format == "json" {
+		if err := a.json(document); err != nil {
+			return err
+		}
+	} else {
+		what := plural(len(chosen), "backup")
+		if archive {
+			what += " and the WAL archive"
+		}
+		if len(document.Findings) > 0 {
+			t := table{title: a.title(s), head: []string{"Backup", "Object", "Problem"}}
+			for _, f := range document.Findings {
+				t.add(string(f.Backup), f.Object, f.Problem)
+			}
+			if err := t.print(a.stdout); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(a.stdout, "verified %s by %s in %s: %s\n", what, level, a.now().Sub(began).Round(1e8), plural(len(document.Findings), "finding"))
+	}
+	if n := len(document.Findings); n > 0 {
+		return fail(exitVerification, "do not count on what is named above; take a new backup now", "verification failed: %s", plural(n, "finding"))
+	}
+	return nil
+}

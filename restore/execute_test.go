@@ -1,0 +1,297 @@
+package restore
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage/faulty"
+	"github.com/pgha-backup/pgha-backup/storage/mem"
+)
+
+func spaceContent() content { return content{"PG_15_202209061/5/16401": "tablespace page"} }
+
+func TestExecute(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent(), 16400: spaceContent()}))
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range baseContent() {
+		switch name {
+		case "pg_notify/", "tablespace_map", "standby.signal", autoConfFile:
+		default:
+			if got := read(t, s.pgdata, name); got != want {
+				t.Errorf("%s: %d bytes, want %d", name, len(got), len(want))
+			}
+		}
+	}
+	for _, name := range []string{"tablespace_map", "standby.signal", MarkerFile, "pg_wal/RECOVERYXLOG", "global/pg_control.pgha-restore"} {
+		if exists(s.pgdata, name) {
+			t.Errorf("%s was left behind", name)
+		}
+	}
+	for _, name := range []string{"pg_notify", "pg_wal/archive_status", "recovery.signal", catalog.OriginFile} {
+		if !exists(s.pgdata, name) {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	if got := read(t, s.pgdata, "pg_tblspc/16400/PG_15_202209061/5/16401"); got != "tablespace page" {
+		t.Errorf("through the link: %q", got)
+	}
+	if to, _ := os.Readlink(filepath.Join(s.pgdata, "pg_tblspc/16400")); to != s.plan.Tablespaces[0].To {
+		t.Errorf("link leads to %q", to)
+	}
+	conf := read(t, s.pgdata, autoConfFile)
+	for _, line := range []string{"work_mem = '8MB'\n", "primary_conninfo = ''\n", "recovery_target_lsn = '0/2000200'\n",
+		"recovery_target_timeline = '1'\n", "archive_mode = 'off'\n", "max_connections = '100'\n"} {
+		if !strings.Contains(conf, line) {
+			t.Errorf("no %q in\n%s", line, conf)
+		}
+	}
+	manifest, err := postgres.ParseBackupManifest(strings.NewReader(read(t, s.pgdata, "backup_manifest")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range manifest.Files {
+		if data := read(t, s.pgdata, f.Path); int64(len(data)) != f.Size || postgres.CRC32C([]byte(data)) != f.CRC32C {
+			t.Errorf("backup_manifest lies about %s", f.Path)
+		}
+	}
+	_ = filepath.WalkDir(s.pgdata, func(path string, d fs.DirEntry, err error) error {
+		info, err := os.Lstat(path)
+		if err != nil || info.Mode()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %v %v", path, info.Mode(), err)
+		}
+		return nil
+	})
+}
+
+func TestExecuteGroupAccess(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent()}))
+	s.plan.Backup.Settings.GroupAccess = true
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{"": 0o750, "base": 0o750, "base/1/1259": 0o640, "global/pg_control": 0o640} {
+		if info, err := os.Stat(filepath.Join(s.pgdata, name)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v %v, want %v", name, info.Mode(), err, want)
+		}
+	}
+}
+
+// With every call to the store failing in turn, the directory is never startable,
+// and the same restore run again succeeds.
+func TestExecuteEveryFault(t *testing.T) {
+	bucket := mem.New()
+	m := makeBackup(t, bucket, map[uint32]content{0: baseContent(), 16400: spaceContent()})
+	for n := 1; ; n++ {
+		s := newScene(t, m)
+		broken := faulty.New(bucket, faulty.Nth(n, faulty.ErrInjected))
+		if n%2 == 0 {
+			broken.Set(func(c faulty.Call) faulty.Fault {
+				if c.N != n {
+					return faulty.Fault{}
+				}
+				return faulty.Cut(20)
+			})
+		}
+		err := s.restore(t.Context(), broken, false)
+		if err == nil {
+			if n < 10 {
+				t.Fatalf("only %d calls were made", n-1)
+			}
+			return
+		}
+		if exists(s.pgdata, controlFile) {
+			t.Fatalf("call %d failed and there is a pg_control: %v", n, err)
+		}
+		if err := s.restore(t.Context(), bucket, false); err != nil {
+			t.Fatalf("after a failure of call %d: %v", n, err)
+		}
+		if !exists(s.pgdata, controlFile) || exists(s.pgdata, MarkerFile) {
+			t.Fatalf("after a failure of call %d the second restore is not whole", n)
+		}
+	}
+}
+
+// A bit that turned over in any object is found, and the directory not startable.
+func TestExecuteEveryFlip(t *testing.T) {
+	bucket := mem.New()
+	m := makeBackup(t, bucket, map[uint32]content{0: baseContent()})
+	for i := range m.Packs {
+		s := newScene(t, m)
+		n := 0
+		broken := faulty.New(bucket, faulty.On("get", func(faulty.Call) faulty.Fault {
+			n++
+			if n == i+2 { // the first get is the index
+				return faulty.Flip(m.Packs[0].Size / 2)
+			}
+			return faulty.Fault{}
+		}))
+		s.options.Workers = 1
+		if err := s.restore(t.Context(), broken, false); !errors.Is(err, codec.ErrCorrupt) {
+			t.Errorf("pack %d: %v", i, err)
+		}
+		if exists(s.pgdata, controlFile) {
+			t.Errorf("pack %d: there is a pg_control", i)
+		}
+	}
+}
+
+func TestExecuteRefusesAnotherBackupsFiles(t *testing.T) {
+	for name, change := range map[string]func(content){
+		"no pg_control":      func(c content) { delete(c, controlFile) },
+		"foreign pg_control": func(c content) { c[controlFile] = string(fakeControl(testSystem + 1)) },
+		"torn pg_control":    func(c content) { c[controlFile] = strings.Repeat("x", 8192) },
+		"long pg_control":    func(c content) { c[controlFile] += "x" },
+		"no label":           func(c content) { delete(c, labelFile) },
+		"another label":      func(c content) { c[labelFile] = strings.ReplaceAll(fakeLabel, "0/2000028", "0/2000030") },
+		"a file as pg_wal":   func(c content) { c["pg_wal"] = "x" },
+		"incremental file":   func(c content) { c["base/1/INCREMENTAL.1"] = "x" },
+	} {
+		bucket := mem.New()
+		volume := baseContent()
+		change(volume)
+		s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: volume}))
+		if err := s.restore(t.Context(), bucket, false); err == nil || exists(s.pgdata, controlFile) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Links that somebody plants in the target lead nowhere outside of it.
+func TestExecutePlantedLinks(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent()}))
+	outside := t.TempDir()
+	put(t, "precious", outside, "1", "1259")
+	ground, err := Check(s.plan, s.pgdata, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(s.pgdata, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(s.pgdata, "base")); err != nil {
+		t.Fatal(err)
+	}
+	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Execute(t.Context(), backup, s.plan, ground, s.options); err == nil {
+		t.Error("a link in the target was accepted")
+	}
+	if got := read(t, outside, "1", "1259"); got != "precious" {
+		t.Errorf("outside: %q", got)
+	}
+	// The next run empties the directory; the link goes, what it led to stays.
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, outside, "1", "1259"); got != "precious" {
+		t.Errorf("outside: %q", got)
+	}
+}
+
+func TestExecuteReplaces(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent(), 16400: spaceContent()}))
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(s.pgdata, labelFile)); err != nil { // as the first start does
+		t.Fatal(err)
+	}
+	space := s.plan.Tablespaces[0].To
+	put(t, "old", s.pgdata, "base/1/2000")
+	put(t, "old", space, "PG_15_202209061/5/2000")
+	put(t, "another major version", space, "PG_14_202107181/5/2000")
+	if err := s.restore(t.Context(), bucket, false); err == nil {
+		t.Fatal("a cluster was replaced without force")
+	}
+	if !exists(s.pgdata, "base/1/2000") {
+		t.Fatal("a refusal changed something")
+	}
+	// An old tablespace that is not in the plan any more is emptied with the rest.
+	if err := s.restore(t.Context(), bucket, true); err != nil {
+		t.Fatal(err)
+	}
+	if exists(s.pgdata, "base/1/2000") || exists(space, "PG_15_202209061/5/2000") {
+		t.Error("files of the old cluster are left")
+	}
+	if !exists(space, "PG_14_202107181/5/2000") {
+		t.Error("another version's files are gone")
+	}
+}
+
+// When the replacing ends early, pg_control is the first to be gone.
+func TestReplaceRemovesControlFirst(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent()}))
+	for name, text := range baseContent() {
+		put(t, text, s.pgdata, strings.TrimSuffix(name, "/")+map[bool]string{true: "/x"}[strings.HasSuffix(name, "/")])
+	}
+	if err := os.Remove(filepath.Join(s.pgdata, labelFile)); err != nil {
+		t.Fatal(err)
+	}
+	ground, err := Check(s.plan, s.pgdata, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := contextCancelled(t)
+	defer cancel()
+	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Execute(ctx, backup, s.plan, ground, s.options); err == nil {
+		t.Fatal("a cancelled restore succeeded")
+	}
+	if exists(s.pgdata, controlFile) || !exists(s.pgdata, MarkerFile) || !exists(s.pgdata, "PG_VERSION") {
+		t.Error("want no pg_control, a marker, and the rest still there")
+	}
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Errorf("run again: %v", err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	bucket := mem.New()
+	m := makeBackup(t, bucket, map[uint32]content{0: baseContent()})
+	for name, script := range map[string]string{
+		"absent is 0":       "echo x >$2",
+		"present is 1":      "exit 1",
+		"absent is trouble": "[ $1 = 000000010000000000000002 ] && echo x >$2 || exit 200",
+		"says 0 too early":  "[ $1 = 000000010000000000000002 ] || exit 1",
+		"wants HOME":        "[ $1 = 000000010000000000000002 ] && echo x >$2 && test -n \"$HOME\"",
+	} {
+		s := newScene(t, m)
+		put(t, script, filepath.Dir(s.pgdata), "get")
+		s.options.RestoreCommand = []string{"/bin/sh", filepath.Join(filepath.Dir(s.pgdata), "get"), "%f", "%p"}
+		err := s.restore(t.Context(), bucket, false)
+		if _, ok := errors.AsType[*VerificationError](err); !ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if exists(s.pgdata, controlFile) || exists(s.pgdata, "pg_wal/RECOVERYXLOG") {
+			t.Errorf("%s: the directory can be started", name)
+		}
+	}
+}
+
+func TestLeftOutCoversWhatStartLeaves(t *testing.T) {
+	for name := range maps.Keys(map[string]bool{LogFile: true, hbaFile: true, "tablespace_map": true, "pg_wal/000000010000000000000001": true}) {
+		if !leftOut(name) {
+			t.Errorf("%s would be copied", name)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/test/lab"
+)
+
+// mark is one transaction of the test's own, known to the microsecond.
+type mark struct {
+	name string
+	xid  uint32
+	at   time.Time    // its commit record's time
+	lsn  postgres.LSN // the server's insert position right after the commit
+}
+
+// marker writes marks through one connection to the primary.
+type marker struct {
+	*world
+	conn *pgx.Conn
+}
+
+func (w *world) marker() *marker {
+	w.Helper()
+	conn, err := pgx.Connect(w.Context(), w.cluster.PrimaryDSN())
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = conn.Close(context.Background()) })
+	m := &marker{w, conn}
+	m.exec("create table if not exists marks (id int generated always as identity, name text)")
+	return m
+}
+
+func (m *marker) exec(sql string, args ...any) {
+	m.Helper()
+	if _, err := m.conn.Exec(m.Context(), sql, args...); err != nil {
+		m.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (m *marker) query(sql string, dest ...any) {
+	m.Helper()
+	if err := m.conn.QueryRow(m.Context(), sql).Scan(dest...); err != nil {
+		m.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// mark commits one row.
+func (m *marker) mark(name string) mark {
+	m.Helper()
+	return m.describe(name, m.insert(name))
+}
+
+func (m *marker) insert(name string) uint32 {
+	m.Helper()
+	var xid uint32
+	m.query("insert into marks (name) values ('"+name+"') returning pg_current_xact_id()::text::bigint", &xid)
+	return xid
+}
+
+func (m *marker) describe(name string, xid uint32) mark {
+	m.Helper()
+	k := mark{name: name, xid: xid}
+	var lsn string
+	m.query("select pg_current_wal_insert_lsn()::text", &lsn)
+	m.query(fmt.Sprintf("select pg_xact_commit_timestamp('%d')", xid), &k.at)
+	var err error
+	if k.lsn, err = postgres.ParseLSN(lsn); err != nil {
+		m.Fatal(err)
+	}
+	k.at = k.at.UTC()
+	return k
+}
+
+// archived switches WAL and waits until everything up to now is in the archive.
+func (m *marker) archived() {
+	m.Helper()
+	var segment string
+	m.query("select pg_walfile_name(pg_switch_wal())", &segment)
+	lab.Poll(m, 30*time.Second, "segment "+segment+" in the store", func() error {
+		for key := range m.s3.Keys() {
+			if strings.HasSuffix(key, "/"+segment) {
+				return nil
+			}
+		}
+		return fmt.Errorf("not there")
+	})
+}
+
+// stamp is a time as a user gives it.
+func stamp(t time.Time) string { return t.Format("2006-01-02T15:04:05.000000Z07:00") }

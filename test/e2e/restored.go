@@ -1,0 +1,185 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/test/lab"
+	"github.com/pgha-backup/pgha-backup/test/ledger"
+)
+
+// restored is a copy that our program restored and started.
+type restored struct {
+	*world
+	member *lab.Member
+	dir    string
+	said   result
+}
+
+// tryRestore runs restore into a directory of its own beside the member's.
+func (w *world) tryRestore(m *lab.Member, args ...string) (string, result) {
+	w.Helper()
+	w.restore++
+	dir := filepath.Join(m.Home, fmt.Sprintf("restored-%d", w.restore))
+	return dir, w.do(m, append([]string{"restore", "--pgdata", dir}, args...)...)
+}
+
+// restoreAndStart insists that restore --start succeeds, which proves on its own
+// account where recovery stopped.
+func (w *world) restoreAndStart(m *lab.Member, args ...string) *restored {
+	w.Helper()
+	dir, r := w.tryRestore(m, append(args, "--start")...)
+	if r.code != 0 {
+		log, _ := os.ReadFile(filepath.Join(dir, "pgha.restore.log"))
+		w.Fatalf("restore %s: %s\nserver log: %s", strings.Join(args, " "), r, log)
+	}
+	return &restored{world: w, member: m, dir: dir, said: r}
+}
+
+// connect opens a session on the copy's private socket.
+func (r *restored) connect() *pgx.Conn {
+	r.Helper()
+	conn, err := pgx.Connect(r.Context(), fmt.Sprintf("host=%s port=5432 user=postgres dbname=postgres", r.dir))
+	if err != nil {
+		r.Fatalf("connect to the copy in %s: %v", r.dir, err)
+	}
+	return conn
+}
+
+// marks reads the table that the tests write their own moments into.
+func (r *restored) marks() string {
+	r.Helper()
+	conn := r.connect()
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(r.Context(), "select name from marks order by id")
+	if err != nil {
+		r.Fatalf("read marks: %v", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		r.Fatalf("read marks: %v", err)
+	}
+	return strings.Join(names, " ")
+}
+
+// judge holds the copy against the ledger's journal, exactly, then stops it and
+// lets PostgreSQL's own tools look at it.
+func (r *restored) judge(journal string, commits map[ledger.CommitKey]ledger.Commit) ledger.Report {
+	r.Helper()
+	conn := r.connect()
+	defer conn.Close(context.Background())
+	lineage, err := ledger.ServerLineage(r.Context(), conn)
+	if err != nil {
+		r.Fatal(err)
+	}
+	records, err := ledger.ReadJournal(journal)
+	if err != nil {
+		r.Fatal(err)
+	}
+	report, err := ledger.Verify(r.Context(), conn, records, ledger.Cut{Lineage: lineage, Commits: commits})
+	if err != nil {
+		r.Fatalf("the ledger of %s: %v", r.dir, err)
+	}
+	if _, err := conn.Exec(r.Context(), "create extension if not exists amcheck"); err != nil {
+		r.Fatal(err)
+	}
+	_ = conn.Close(context.Background())
+	r.tool("pg_amcheck", "--heapallindexed", "--host", r.dir, "--username", "postgres", "--all")
+	r.stop()
+	r.tool("pg_checksums", "--check", "--pgdata", r.dir)
+	return report
+}
+
+func (r *restored) tool(name string, args ...string) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := r.member.Run().Command(ctx, r.member.User, nil, append([]string{filepath.Join(r.member.BinDir, name)}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// stop ends the copy's server, wherever it was.
+func (r *restored) stop() {
+	r.Helper()
+	pidfile := filepath.Join(r.dir, "postmaster.pid")
+	content, err := os.ReadFile(pidfile)
+	if err != nil {
+		r.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		r.Fatalf("%s: %v", pidfile, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
+		r.Fatalf("stop the copy: %v", err)
+	}
+	lab.Poll(r, time.Minute, "the copy to stop", func() error {
+		if _, err := os.Stat(pidfile); err == nil {
+			return fmt.Errorf("%s is still there", pidfile)
+		}
+		return nil
+	})
+}
+
+// commits reads every commit of a timeline out of the store, by zstd and
+// pg_waldump: nothing of ours is in the way.
+func (w *world) commits(timelines ...postgres.TimelineID) map[ledger.CommitKey]ledger.Commit {
+	w.Helper()
+	all := map[ledger.CommitKey]ledger.Commit{}
+	for _, tli := range timelines {
+		dir, first := w.walFiles(tli)
+		found, err := ledger.Waldump(w.Context(), w.cluster.Members[0].BinDir, dir, tli, first, 0)
+		if err != nil {
+			w.Fatal(err)
+		}
+		for key, commit := range ledger.Index(found) {
+			all[key] = commit
+		}
+	}
+	return all
+}
+
+// walFiles decodes a timeline's archived segments into a new directory.
+func (w *world) walFiles(tli postgres.TimelineID) (dir string, first postgres.LSN) {
+	w.Helper()
+	dir = w.TempDir()
+	for key := range w.s3.Keys() {
+		name := filepath.Base(key)
+		file, err := postgres.ParseWALFile(name)
+		if err != nil || file.Kind != postgres.WALSegment || file.Segment.Timeline != tli || !strings.Contains(key, "/wal/") {
+			continue
+		}
+		if at := file.Segment.Start(postgres.DefaultSegmentSize); first == 0 || at < first {
+			first = at
+		}
+		in, err := os.Open(filepath.Join(w.s3.Dir, w.s3.Bucket, key))
+		if err != nil {
+			w.Fatal(err)
+		}
+		plain, err := (&exec.Cmd{Path: "/usr/bin/zstd", Args: []string{"zstd", "-dc"}, Stdin: in}).Output()
+		_ = in.Close()
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), plain, 0o600)
+		}
+		if err != nil {
+			w.Fatalf("%s: %v", key, err)
+		}
+	}
+	if first == 0 {
+		w.Fatalf("the store has no segment of timeline %s", tli)
+	}
+	return dir, first
+}

@@ -1,0 +1,93 @@
+package wal_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgha-backup/pgha-backup/test/lab"
+)
+
+// A real server's WAL of every kind arrives, and each of the ways in which
+// PostgreSQL and Patroni call us works.
+func TestPush(t *testing.T) {
+	w := newWorld(t)
+	l := newLedger(w, 3)
+	if n := len(w.s3.Keys()); n == 0 || !w.archived("/repository.json") {
+		t.Fatalf("%d objects, repository.json among them: %v", n, w.archived("/repository.json"))
+	}
+	backup := false
+	for key := range w.s3.Keys() {
+		backup = backup || strings.HasSuffix(key, ".backup")
+	}
+	if !backup {
+		t.Error("the backup history file is not archived")
+	}
+
+	// A promoted copy archives .partial and .history beside the rest.
+	config, _ := w.config()
+	p := l.copy("standby.signal", w.restoreCommand(config), map[string]string{
+		"archive_mode": "on", "archive_command": w.archiveCommand(config)})
+	p.Start()
+	p.Exec("SELECT pg_promote()")
+	l.waitArchived("00000002.history")
+	p.Exec("INSERT INTO ledger VALUES (100); SELECT pg_switch_wal()")
+	p.Exec("CHECKPOINT")
+
+	// By hand: absolute from anywhere, relative from PGDATA, relative from pg_wal.
+	segment := l.files[2]
+	path := filepath.Join(l.primary.DataDir, "pg_wal", segment)
+	for _, call := range []struct{ dir, path string }{
+		{"/", path},
+		{l.primary.DataDir, "pg_wal/" + segment},
+		{filepath.Join(l.primary.DataDir, "pg_wal"), segment},
+	} {
+		if code, out := w.call(call.dir, "--config", config, "archive-push", call.path); code != 0 {
+			t.Errorf("push %s from %s: exit %d\n%s", call.path, call.dir, code, out)
+		}
+	}
+
+	// The same WAL in a recycled file is the same; other WAL under its name is not.
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail := append([]byte(nil), plain...)
+	copy(tail[len(tail)-8192:], "what a recycled file still holds")
+	if code, out := w.call("/", "--config", config, "archive-push", l.foreign("tail", segment, tail)); code != 0 {
+		t.Errorf("push with another tail behind the valid end: exit %d\n%s", code, out)
+	}
+	other := append([]byte(nil), plain...)
+	other[60] ^= 1
+	code, out := w.call("/", "--config", config, "archive-push", l.foreign("other", segment, other))
+	if code != 1 || !strings.Contains(out, "other content") {
+		t.Errorf("push of other content: exit %d\n%s", code, out)
+	}
+	if !w.archived("conflict/" + segment + "/" + sha256Hex(other)) {
+		t.Error("the refused content is not kept")
+	}
+	for name, body := range map[string][]byte{"short": plain[:len(plain)/2], "zero": make([]byte, len(plain)), "empty": nil} {
+		if code, out := w.call("/", "--config", config, "archive-push", l.foreign(name, l.files[3], body)); code != 1 {
+			t.Errorf("push of a %s file: exit %d\n%s", name, code, out)
+		}
+	}
+	if code, out := w.call("/", "--config", config, "archive-push", l.foreign("renamed", "0000000100000000000000AA", plain)); code != 1 {
+		t.Errorf("push under a wrong name: exit %d\n%s", code, out)
+	}
+	for _, args := range [][]string{{"archive-push"}, {"archive-push", "--nonsense"}, {"--config", "/nonexistent", "archive-push", path}} {
+		if code, out := w.call("/", args...); code != 1 {
+			t.Errorf("%v: exit %d\n%s", args, code, out)
+		}
+	}
+}
+
+// foreign writes a WAL file into a directory of its own beside the primary's data.
+func (l *ledger) foreign(where, name string, body []byte) string {
+	return l.run.WriteFile(lab.User1, 0o600, string(body), l.mkdir(where), "pg_wal", name)
+}
+
+func (l *ledger) mkdir(where string) string {
+	l.run.Mkdir(lab.User1, 0o755, where, "pg_wal")
+	return where
+}
