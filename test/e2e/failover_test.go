@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -75,14 +74,4 @@ func TestFailoverBetweenStopAndCommit(t *testing.T) {
 	dead.Start()
 	w.cluster.WaitHealthy(2 * time.Minute)
 	w.must(dead, "verify", "--level", "hashes")
-}
-
-// stored tells whether an object of that name is in the store.
-func (w *world) stored(name string) error {
-	for key := range w.s3.Keys() {
-		if strings.HasSuffix(key, "/"+name) {
-			return nil
-		}
-	}
-	return errNotYet
 }

@@ -139,3 +139,13 @@ func (w *world) lose(segment string) {
 	}
 	w.Fatalf("the store has no %s to lose", segment)
 }
+
+// stored tells whether an object of that name is in the store.
+func (w *world) stored(name string) error {
+	for key := range w.s3.Keys() {
+		if strings.HasSuffix(key, "/"+name) {
+			return nil
+		}
+	}
+	return errNotYet
+}
