@@ -80,6 +80,11 @@ type PreflightError struct {
 	Advice   string
 }
 
+// refuse is a refusal for one reason.
+func refuse(advice, format string, args ...any) error {
+	return &PreflightError{Problems: []string{fmt.Sprintf(format, args...)}, Advice: advice}
+}
+
 func (e *PreflightError) Error() string { return strings.Join(e.Problems, "; ") }
 
 // Hint says what the user can do.

@@ -130,7 +130,7 @@ func (x *execution) configure() error {
 	}
 	existing := x.held[autoConfFile]
 	list := recoverySettings(x.plan, ShellCommand(x.RestoreCommand), x.ArchiveMode)
-	list = append(list, minima(string(conf)+"\n"+string(existing), x.plan.Settings)...)
+	list = append(list, minima(string(conf)+"\n"+string(existing), x.plan.Backup.Settings)...)
 	if err := x.ours(autoConfFile, []byte(autoConf(string(existing), list))); err != nil {
 		return err
 	}

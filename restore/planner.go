@@ -21,8 +21,7 @@ type Request struct {
 }
 
 // NewPlan decides how to reach the target, or refuses it: an UnreachableError,
-// NotFoundError, HistoryError or UnreadableError changes nothing and says what can
-// be reached. Without a timeline in the target, the newest one that holds it counts.
+// NotFoundError or PreflightError changes nothing and says what can be reached. Without a timeline in the target, the newest one that holds it counts.
 func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 	if err := request.Target.Validate(); err != nil {
 		return Plan{}, err
@@ -171,7 +170,7 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 	last := c.index(found.read - 1)
 	p := Plan{Backup: found.backup, Target: request.Target, Effective: found.effective, Timeline: c.branch.Timeline,
 		History: c.branch.TimelineHistory, Stop: found.stop, WAL: slices.Clone(c.segs[:last+1]),
-		Notes: append(notes, found.notes...), Settings: found.backup.Settings}
+		Notes: append(notes, found.notes...)}
 	if c.short != "" && found.effective.Kind == Latest {
 		p.Notes = append(p.Notes, c.short)
 	}
@@ -215,7 +214,7 @@ func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]Tablespa
 				continue
 			}
 		}
-		if _, err := c.scan(i, func(r postgres.Record) bool {
+		if err := c.scan(i, func(r postgres.Record) bool {
 			if r.Start < end && r.Kind == postgres.RecordTablespaceCreate {
 				add(r.Tablespace, true)
 			}

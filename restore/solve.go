@@ -202,7 +202,7 @@ func (s search) lsn(found *solution) error {
 
 func (s search) latest(found *solution) error {
 	c := found.chain
-	if err := c.load(-1); err != nil {
+	if err := c.load(len(c.segs)); err != nil {
 		return err
 	}
 	if c.behind.Timeline != 0 {
@@ -256,18 +256,9 @@ func (found *solution) stopAfterLSN(r postgres.Record) {
 }
 
 func (found *solution) stopBefore(r postgres.Record) error {
-	last, ok, err := found.chain.before(r.Start)
-	if err != nil {
-		return err
-	}
-	stop := Stop{LSN: r.Start, Exact: true, What: "before " + describe(r)}
-	if ok {
-		stop.LSN = last.End
-	} else {
-		stop.LSN = 0 // the very first record: nothing is replayed
-	}
-	found.stop, found.read = stop, r.End
-	return nil
+	last, _, err := found.chain.before(r.Start) // none is before the very first: nothing is replayed
+	found.stop, found.read = Stop{LSN: last.End, Exact: true, What: "before " + describe(r)}, r.End
+	return err
 }
 
 func describe(r postgres.Record) string {
@@ -291,7 +282,7 @@ func describe(r postgres.Record) string {
 // later backup lies behind the gap, the first one after.
 func (s search) beyond(c *chain, m catalog.Manifest, why string) error {
 	e := &UnreachableError{Target: s.target, Why: why}
-	if err := c.load(-1); err != nil {
+	if err := c.load(len(c.segs)); err != nil {
 		return err
 	}
 	last, ok, err := c.transaction(c.end())
