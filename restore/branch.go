@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -85,13 +86,7 @@ func (f Facts) branch(tli postgres.TimelineID) (branch, error) {
 
 // oldestTimeline is the lowest timeline that a backup began on.
 func (f Facts) oldestTimeline() postgres.TimelineID {
-	var oldest postgres.TimelineID
-	for _, m := range f.Backups {
-		if oldest == 0 || m.Timeline < oldest {
-			oldest = m.Timeline
-		}
-	}
-	return oldest
+	return slices.MinFunc(f.Backups, func(a, b catalog.Manifest) int { return cmp.Compare(a.Timeline, b.Timeline) }).Timeline
 }
 
 func (f Facts) history(tli postgres.TimelineID) (postgres.TimelineHistory, error) {

@@ -129,8 +129,8 @@ func (s search) xid(found *solution) error {
 	case err != nil:
 		return err
 	case !ok:
-		return s.unknown(found.chain, &NotFoundError{What: fmt.Sprintf("the end of transaction %d", xid),
-			Advice: "only the xid of a whole transaction can be a target, not that of a subtransaction; one that wrote nothing leaves no record"})
+		return &NotFoundError{What: fmt.Sprintf("the end of transaction %d", xid), Gap: found.chain.gap(),
+			Advice: "only the xid of a whole transaction can be a target, not that of a subtransaction; one that wrote nothing leaves no record"}
 	case s.target.Exclusive:
 		return found.stopBefore(hit)
 	}
@@ -147,7 +147,7 @@ func (s search) name(found *solution) error {
 		return err
 	}
 	if !ok {
-		e := &NotFoundError{What: s.target.String()}
+		e := &NotFoundError{What: s.target.String(), Gap: c.gap()}
 		for _, h := range slices.Backward(c.headers) {
 			for _, p := range slices.Backward(h.RestorePoints) {
 				if len(e.Known) < 10 {
@@ -155,7 +155,7 @@ func (s search) name(found *solution) error {
 				}
 			}
 		}
-		return s.unknown(c, e)
+		return e
 	}
 	if s.target.Exclusive {
 		found.effective.Exclusive = false
@@ -165,12 +165,12 @@ func (s search) name(found *solution) error {
 	return nil
 }
 
-// unknown refuses what was not found; behind a gap it may be.
-func (s search) unknown(c *chain, e *NotFoundError) error {
-	if c.behind.Timeline != 0 {
-		e.Gap = c.missing.Name()
+// gap is the first segment missing, if there is WAL behind it, else empty.
+func (c *chain) gap() string {
+	if c.behind.Timeline == 0 {
+		return ""
 	}
-	return e
+	return c.missing.Name()
 }
 
 func (s search) lsn(found *solution) error {
@@ -231,17 +231,17 @@ func (found *solution) immediate() error {
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if ok {
+		found.effective = Target{Kind: Immediate, Action: found.effective.Action}
+		found.stop, found.read = Stop{LSN: end}, next.End
+	} else {
 		last, ok, err := c.before(end)
 		if err != nil || !ok {
 			return err
 		}
 		found.stopAfterLSN(last)
-		found.stop.What = "at the end of the backup"
-		return nil
 	}
-	found.effective = Target{Kind: Immediate, Action: found.effective.Action}
-	found.stop, found.read = Stop{LSN: end, What: "at the end of the backup"}, next.End
+	found.stop.What = "at the end of the backup"
 	return nil
 }
 
@@ -262,9 +262,9 @@ func (found *solution) stopBefore(r postgres.Record) error {
 }
 
 func describe(r postgres.Record) string {
-	at := fmt.Sprintf(" at %s", r.Start)
+	at := " at " + r.Start.String()
 	if !r.Time.IsZero() {
-		at = fmt.Sprintf(" of %s at %s", stamp(r.Time), r.Start)
+		at = " of " + stamp(r.Time) + at
 	}
 	switch {
 	case r.Kind.EndsTransaction():
