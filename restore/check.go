@@ -280,7 +280,7 @@ func (c *checker) space(ground Ground) error {
 	at := map[string]string{"base": ground.PGDATA}
 	for _, t := range c.plan.Tablespaces {
 		if !t.Later {
-			at[strconv.FormatUint(uint64(t.OID), 10)] = t.To
+			at[fmt.Sprint(t.OID)] = t.To
 		}
 	}
 	for _, pack := range c.plan.Backup.Packs {
