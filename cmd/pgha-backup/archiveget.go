@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/wal"
@@ -40,7 +42,9 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 			case cmd.Context().Err() != nil:
 				code = exitInterrupted
 			case code == wal.ExitAbsent:
-				code = exitAbsent
+				// Recovery asks for files that do not exist all the time: that alarms nobody.
+				fmt.Fprintln(a.stderr, err)
+				return fail(exitAbsent, "", "")
 			}
 			return &failure{code: code, err: err, hint: hintOf(err)}
 		},
