@@ -75,7 +75,6 @@ var importers = map[string][]string{
 	"github.com/minio/minio-go/v7":        {"storage/s3"},
 	"github.com/klauspost/compress":       {"internal/codec"},
 	"filippo.io/age":                      {"internal/codec"},
-	"go.uber.org/zap":                     {"cluster/patroni"}, // the etcd client's own type of logger
 }
 
 // stdlibOnly packages import nothing but the standard library.
