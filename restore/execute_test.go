@@ -56,7 +56,7 @@ func TestExecute(t *testing.T) {
 			t.Errorf("no %q in\n%s", line, conf)
 		}
 	}
-	manifest, err := postgres.ParseBackupManifest(strings.NewReader(read(t, s.pgdata, "backup_manifest")))
+	manifest, err := postgres.ParseBackupManifest([]byte(read(t, s.pgdata, "backup_manifest")))
 	if err != nil {
 		t.Fatal(err)
 	}

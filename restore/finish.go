@@ -132,7 +132,7 @@ func (x *execution) manifest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stored, err := postgres.ParseBackupManifest(bytes.NewReader(text))
+	stored, err := postgres.ParseBackupManifest(text)
 	if err != nil {
 		return err
 	}
