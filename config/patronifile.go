@@ -91,20 +91,16 @@ func parsePatroni(data []byte) (tree, error) {
 	return t, nil
 }
 
-// merge lays part over t, key by key; null deletes.
+// merge lays part over t, key by key.
 func (t tree) merge(part tree) {
 	for key, value := range part {
 		below, nested := asTree(t[key])
 		above, also := asTree(value)
-		switch {
-		case value == nil:
-			delete(t, key)
-		case nested && also:
+		if nested && also {
 			below.merge(above)
-			t[key] = below
-		default:
-			t[key] = value
+			value = below
 		}
+		t[key] = value // null counts as absent
 	}
 }
 

@@ -175,7 +175,7 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 	if c.short != "" && found.effective.Kind == Latest {
 		p.Notes = append(p.Notes, c.short)
 	}
-	tablespaces, err := c.tablespaces(found.backup, last)
+	tablespaces, err := c.tablespaces(found.backup, last, found.stop)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -185,10 +185,12 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 
 // tablespaces are those of the backup and those that replay creates again at
 // their old path, up to segment last (R24).
-func (c *chain) tablespaces(m catalog.Manifest, last int) ([]TablespacePlan, error) {
+func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]TablespacePlan, error) {
 	var all []TablespacePlan
+	// One that is in the backup may be created again in replay, which then leads its
+	// link back to the old path: both are told.
 	add := func(t postgres.Tablespace, later bool) {
-		if !slices.ContainsFunc(all, func(p TablespacePlan) bool { return p.OID == t.OID && p.From == t.Path }) {
+		if !slices.ContainsFunc(all, func(p TablespacePlan) bool { return p.OID == t.OID && p.From == t.Path && p.Later == later }) {
 			all = append(all, TablespacePlan{OID: t.OID, From: t.Path, To: t.Path, Later: later})
 		}
 	}
@@ -200,12 +202,18 @@ func (c *chain) tablespaces(m catalog.Manifest, last int) ([]TablespacePlan, err
 		if err != nil {
 			return nil, err
 		}
-		for _, t := range h.Tablespaces {
-			add(t, true)
-		}
 		end := c.segs[i].End(c.branch.size)
-		if h.Walked && !openMay(h.Open, true, end) {
-			continue
+		stopsHere := stop.Exact && stop.LSN < end // what follows the stop is not replayed
+		if stopsHere {
+			end = stop.LSN
+		}
+		if !stopsHere || len(h.Tablespaces) == 0 {
+			for _, t := range h.Tablespaces {
+				add(t, true)
+			}
+			if h.Walked && !openMay(h.Open, true, c.segs[i].End(c.branch.size)) {
+				continue
+			}
 		}
 		if _, err := c.scan(i, func(r postgres.Record) bool {
 			if r.Start < end && r.Kind == postgres.RecordTablespaceCreate {

@@ -220,7 +220,8 @@ func (c *Copy) promoted(r server.Recovery) (Outcome, error) {
 		return seen, &VerificationError{Problem: fmt.Sprintf("%s of the promoted copy names no parent", file)}
 	}
 	last := history.Entries[len(history.Entries)-1]
-	seen.LSN, seen.Timeline = last.Switch, last.Parent
+	// The server names the target's timeline, also where the end lies on an ancestor.
+	seen.LSN, seen.Timeline = last.Switch, history.TimelineAt(max(last.Switch, 1)-1)
 	return seen, nil
 }
 

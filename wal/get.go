@@ -106,11 +106,16 @@ func (r *retrieval) untilStalled(ctx context.Context) error {
 	ctx, r.watch = watchProgress(ctx, limit)
 	defer r.watch.stop()
 	pause, said := min(100*time.Millisecond, limit/20), time.Time{}
+	var last error
 	for {
 		err := r.try(ctx)
-		if _, absent := errors.AsType[*AbsentError](err); err == nil || absent || ctx.Err() != nil {
-			return stalled(ctx, err)
+		if _, absent := errors.AsType[*AbsentError](err); err == nil || absent {
+			return err
 		}
+		if ctx.Err() != nil {
+			return stalled(ctx, orElse(last, err)) // what was wrong before says more
+		}
+		last = err
 		if now := time.Now(); now.Sub(said) > 30*time.Second {
 			r.log.Warn("archive-get: trying again", "file", r.file.String(), "mode", r.Mode.String(), "gives up after", limit.String(), "error", err)
 			said = now

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -100,9 +102,12 @@ func New(o Options) (*Observer, error) {
 	if len(o.Endpoints) == 0 && o.API == "" {
 		return nil, errors.New("neither etcd endpoints nor a Patroni REST API are known")
 	}
-	etcdTLS, err := o.TLS.config()
-	if err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
+	var etcdTLS *tls.Config // stays nil for http: the client would speak TLS to any endpoint
+	if slices.ContainsFunc(o.Endpoints, func(e string) bool { return strings.HasPrefix(e, "https:") }) {
+		var err error
+		if etcdTLS, err = o.TLS.config(); err != nil {
+			return nil, fmt.Errorf("etcd: %w", err)
+		}
 	}
 	apiTLS, err := o.APITLS.config()
 	if err != nil {

@@ -11,32 +11,32 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
-// backupDocument is a backup as list and show print it in JSON.
+// backupDocument is a backup as list and status print it in JSON: the manifest's
+// own names for the part of it that fits a list.
 type backupDocument struct {
-	ID       catalog.BackupID    `json:"id"`
-	State    catalog.BackupState `json:"state"`
-	Lacks    []postgres.Segment  `json:"missing_wal,omitempty"`
-	Manifest *catalog.Manifest   `json:"manifest,omitempty"`
-
-	Type     catalog.BackupType  `json:"type"`
-	Member   string              `json:"member"`
-	Role     string              `json:"role"`
-	Started  time.Time           `json:"started"`
-	Finished time.Time           `json:"finished"`
-	StartLSN postgres.LSN        `json:"start_lsn"`
-	StopLSN  postgres.LSN        `json:"stop_lsn"`
-	Timeline postgres.TimelineID `json:"timeline"`
-	Version  postgres.Version    `json:"server_version"`
-	Bytes    int64               `json:"bytes"`
-	Stored   int64               `json:"stored_bytes"`
-	Comment  string              `json:"comment,omitempty"`
+	ID        catalog.BackupID    `json:"id"`
+	State     catalog.BackupState `json:"state"`
+	Lacks     []postgres.Segment  `json:"missing_wal,omitempty"`
+	Type      catalog.BackupType  `json:"type"`
+	Member    string              `json:"member"`
+	Role      string              `json:"role"`
+	StartTime time.Time           `json:"start_time"`
+	StopTime  time.Time           `json:"stop_time"`
+	StartLSN  postgres.LSN        `json:"start_lsn"`
+	StopLSN   postgres.LSN        `json:"stop_lsn"`
+	Timeline  postgres.TimelineID `json:"timeline"`
+	StopTLI   postgres.TimelineID `json:"stop_timeline"`
+	Version   postgres.Version    `json:"server_version"`
+	Bytes     int64               `json:"bytes"`
+	Stored    int64               `json:"stored"`
+	Comment   string              `json:"comment,omitempty"`
 }
 
 func describe(b catalog.Surveyed) backupDocument {
 	m := b.Manifest
 	return backupDocument{ID: m.ID, State: b.State, Lacks: b.Lacks, Type: m.Type, Member: m.Member, Role: m.Role,
-		Started: m.StartTime.UTC(), Finished: m.StopTime.UTC(), StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.StopTLI,
-		Version: m.Version, Bytes: m.Bytes, Stored: m.Stored, Comment: m.Comment}
+		StartTime: m.StartTime.UTC(), StopTime: m.StopTime.UTC(), StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.Timeline,
+		StopTLI: m.StopTLI, Version: m.Version, Bytes: m.Bytes, Stored: m.Stored, Comment: m.Comment}
 }
 
 // survey finds the repository that is meant and looks at all of it.
@@ -135,9 +135,11 @@ func newShowCommand(a *app) *cobra.Command {
 			return err
 		}
 		if a.format == "json" {
-			d := describe(b)
-			d.Manifest = &b.Manifest
-			return a.json(d)
+			return a.json(struct {
+				catalog.Manifest
+				State catalog.BackupState `json:"state"`
+				Lacks []postgres.Segment  `json:"missing_wal,omitempty"`
+			}{b.Manifest, b.State, b.Lacks})
 		}
 		return a.showTable(b)
 	}

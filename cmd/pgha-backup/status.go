@@ -127,7 +127,7 @@ func problems(s catalog.Survey, r config.Repository) (all []string) {
 func (a *app) statusTable(s catalog.Survey, d statusDocument) error {
 	last := "none"
 	if d.Last != nil {
-		last = fmt.Sprintf("%s, finished %sZ (%s ago), %s, %s", d.Last.ID, clock(d.Last.Finished), age(a.now().Sub(d.Last.Finished)),
+		last = fmt.Sprintf("%s, finished %sZ (%s ago), %s, %s", d.Last.ID, clock(d.Last.StopTime), age(a.now().Sub(d.Last.StopTime)),
 			d.Last.Type, byteCount(d.Last.Bytes))
 	}
 	values := [][2]string{

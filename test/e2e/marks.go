@@ -2,8 +2,8 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -85,14 +85,11 @@ func (m *marker) archived() {
 	var segment string
 	m.query("select pg_walfile_name(pg_switch_wal())", &segment)
 	lab.Poll(m, 30*time.Second, "segment "+segment+" in the store", func() error {
-		for key := range m.s3.Keys() {
-			if strings.HasSuffix(key, "/"+segment) {
-				return nil
-			}
-		}
-		return fmt.Errorf("not there")
+		return m.stored(segment)
 	})
 }
+
+var errNotYet = errors.New("not yet")
 
 // stamp is a time as a user gives it.
 func stamp(t time.Time) string { return t.Format("2006-01-02T15:04:05.000000Z07:00") }
