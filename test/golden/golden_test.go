@@ -137,7 +137,7 @@ func decodeWAL(t *testing.T, r *catalog.Repository, name string) (string, error)
 	switch wal.Kind {
 	case postgres.WALHistory:
 		history, err := r.History(t.Context(), wal.Segment.Timeline)
-		if err == nil && len(history.Switches) != 1 {
+		if err == nil && len(history.Entries) != 1 {
 			err = fmt.Errorf("%+v", history)
 		}
 		return "history", err
