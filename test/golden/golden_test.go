@@ -190,7 +190,9 @@ func TestRestore(t *testing.T) {
 	formats(t, func(t *testing.T, dir string, e expectations) {
 		run := lab.RunOf(t)
 		copied := run.Path("repository")
-		run.Must("root", "cp", "-r", dir, copied)
+		if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
 		run.Must("root", "chown", "-R", lab.User1+":", copied)
 		w := newWorld(t, copied, "")
 		before := sums(t, copied)
