@@ -21,7 +21,8 @@ type Request struct {
 }
 
 // NewPlan decides how to reach the target, or refuses it: an UnreachableError,
-// NotFoundError or PreflightError changes nothing and says what can be reached. Without a timeline in the target, the newest one that holds it counts.
+// NotFoundError or PreflightError changes nothing and says what can be reached.
+// Without a timeline in the target, the newest one that holds it counts.
 func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 	if err := request.Target.Validate(); err != nil {
 		return Plan{}, err
@@ -170,6 +171,7 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 	p := Plan{Backup: found.backup, Target: request.Target, Effective: found.effective, Timeline: c.branch.Timeline,
 		History: c.branch.TimelineHistory, Stop: found.stop, WAL: slices.Clone(c.segs[:last+1]),
 		Notes: append(notes, found.notes...)}
+	p.GapBehind = c.behind.Timeline != 0
 	if c.short != "" && found.effective.Kind == Latest {
 		p.Notes = append(p.Notes, c.short)
 	}

@@ -77,6 +77,11 @@ func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []s
 	if target.Action == Pause {
 		set("hot_standby", "on") // without it a pause is a shutdown
 	}
+	if plan.GapBehind {
+		// PostgreSQL reads ahead of what it replays, into the next segment: one that is
+		// known to be lost would hold up a recovery that does not need it.
+		set("recovery_prefetch", "off")
+	}
 	if archive == ArchiveOff {
 		set("archive_mode", "off")
 	}
