@@ -43,19 +43,25 @@ func (b branch) holds(m catalog.Manifest) bool {
 	return b.Contains(m.Timeline, last) || m.StopTLI != 0 && b.Contains(m.StopTLI, last)
 }
 
-// timelines are all that segments, histories or backups tell of, newest first.
-func (f Facts) timelines() []postgres.TimelineID {
-	seen := map[postgres.TimelineID]bool{}
-	for tli := range f.Histories {
-		seen[tli] = true
-	}
+// written are the timelines with WAL of their own in the archive.
+func (f Facts) written() map[postgres.TimelineID]bool {
+	found := map[postgres.TimelineID]bool{}
 	for s := range f.Archived {
-		seen[s.Timeline] = true
+		found[s.Timeline] = true
 	}
 	for _, m := range f.Backups {
-		seen[m.Timeline] = true
+		found[m.Timeline] = true
 	}
-	all := slices.Sorted(maps.Keys(seen))
+	return found
+}
+
+// timelines are all that segments, histories or backups tell of, newest first.
+func (f Facts) timelines() []postgres.TimelineID {
+	found := f.written()
+	for tli := range f.Histories {
+		found[tli] = true
+	}
+	all := slices.Sorted(maps.Keys(found))
 	slices.Reverse(all)
 	return all
 }
@@ -104,15 +110,7 @@ func (f Facts) history(tli postgres.TimelineID) (postgres.TimelineHistory, error
 // begun tells whether the archive holds WAL that the branch's own timeline wrote.
 // Without it PostgreSQL would read its parent's past the fork.
 func (f Facts) begun(b branch) bool {
-	if len(b.Entries) == 0 {
-		return true
-	}
-	for s := range f.Archived {
-		if s.Timeline == b.Timeline {
-			return true
-		}
-	}
-	return slices.ContainsFunc(f.Backups, func(m catalog.Manifest) bool { return m.Timeline == b.Timeline })
+	return len(b.Entries) == 0 || f.written()[b.Timeline]
 }
 
 // branches are those to look for the target on, newest first: the one asked for,

@@ -162,7 +162,7 @@ func (x *execution) pack(ctx context.Context, i int) (err error) {
 			x.progress(e.Size)
 			continue
 		}
-		if err := x.entry(e, &counted{r, x}, buffer); err != nil {
+		if err := x.entry(e, io.TeeReader(r, meter(x.progress)), buffer); err != nil {
 			return err
 		}
 	}
@@ -199,14 +199,10 @@ func (x *execution) progress(n int64) {
 	}
 }
 
-// counted tells the progress of what is read.
-type counted struct {
-	r io.Reader
-	x *execution
-}
+// meter is told the length of what is written to it.
+type meter func(int64)
 
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.x.progress(int64(n))
-	return n, err
+func (m meter) Write(p []byte) (int, error) {
+	m(int64(len(p)))
+	return len(p), nil
 }

@@ -198,10 +198,7 @@ func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]Tablespa
 		add(t, false)
 	}
 	for i := 0; i <= last; i++ {
-		h, err := c.header(i)
-		if err != nil {
-			return nil, err
-		}
+		h := c.header(i)
 		end := c.segs[i].End(c.branch.size)
 		stopsHere := stop.Exact && stop.LSN < end // what follows the stop is not replayed
 		if stopsHere {
@@ -215,16 +212,14 @@ func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]Tablespa
 				continue
 			}
 		}
-		if err := c.scan(i, func(r postgres.Record) bool {
+		c.scan(i, func(r postgres.Record) bool {
 			if r.Start < end && r.Kind == postgres.RecordTablespaceCreate {
 				add(r.Tablespace, true)
 			}
 			return r.Start < end
-		}); err != nil {
-			return nil, err
-		}
+		})
 	}
-	return all, nil
+	return all, c.err
 }
 
 func mapped(all []TablespacePlan, mapping map[string]string) ([]TablespacePlan, error) {

@@ -109,33 +109,24 @@ func autoConf(existing string, list []setting) string {
 // minima are the settings that must not be lower than they were on the primary, or
 // recovery stops. conf is what the copy brings along, postgresql.auto.conf last;
 // files that it includes are not read, so then every minimum is written.
-func minima(conf string, s catalog.Settings) []setting {
-	have := map[string]int{"max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 10,
-		"max_prepared_transactions": 0, "max_locks_per_transaction": 64}
-	unknown := false
-	for line := range strings.Lines(conf) {
-		name, value, ok := parseLine(line)
-		if !ok {
-			continue
-		}
-		if strings.HasPrefix(name, "include") {
-			unknown = true
-		}
-		if _, ok := have[name]; ok {
-			n, err := strconv.ParseInt(value, 0, 32)
-			unknown = unknown || err != nil
-			have[name] = int(n)
-		}
-	}
-	var list []setting
+func minima(conf string, s catalog.Settings) (list []setting) {
 	for _, m := range []struct {
-		name string
-		want int
+		name           string
+		standard, want int
 	}{
-		{"max_connections", s.MaxConnections}, {"max_worker_processes", s.MaxWorkerProcesses}, {"max_wal_senders", s.MaxWALSenders},
-		{"max_prepared_transactions", s.MaxPreparedXacts}, {"max_locks_per_transaction", s.MaxLocksPerXact},
+		{"max_connections", 100, s.MaxConnections}, {"max_worker_processes", 8, s.MaxWorkerProcesses}, {"max_wal_senders", 10, s.MaxWALSenders},
+		{"max_prepared_transactions", 0, s.MaxPreparedXacts}, {"max_locks_per_transaction", 64, s.MaxLocksPerXact},
 	} {
-		if m.want > 0 && (unknown || have[m.name] < m.want) {
+		have, unknown := m.standard, false
+		for line := range strings.Lines(conf) {
+			name, value, _ := parseLine(line)
+			if name == m.name {
+				n, err := strconv.ParseInt(value, 0, 32)
+				have, unknown = int(n), unknown || err != nil
+			}
+			unknown = unknown || strings.HasPrefix(name, "include")
+		}
+		if m.want > 0 && (unknown || have < m.want) {
 			list = append(list, setting{m.name, strconv.Itoa(m.want)})
 		}
 	}

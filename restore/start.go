@@ -40,11 +40,11 @@ type StartOptions struct {
 type Copy struct {
 	PGDATA    string `json:"pgdata"`
 	SocketDir string `json:"socket_dir"`
-	PID       int    `json:"pid"`
 	LogFile   string `json:"log_file"`
 
 	plan    Plan
 	options StartOptions
+	process *os.Process
 	ended   chan struct{} // closed when the postmaster has ended
 }
 
@@ -84,7 +84,7 @@ func Start(ctx context.Context, plan Plan, pgdata string, o StartOptions) (*Copy
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the copy: %w", err)
 	}
-	c.PID = cmd.Process.Pid
+	c.process = cmd.Process
 	go func() {
 		_ = cmd.Wait()
 		close(c.ended)
@@ -141,15 +141,15 @@ func (c *Copy) Recover(ctx context.Context) (Outcome, error) {
 	if err == nil {
 		err = Prove(c.plan, seen)
 	}
-	if err == nil && c.plan.Effective.Action == Shutdown {
-		return seen, c.shutDown(ctx)
-	}
-	if err != nil {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	switch {
+	case err != nil:
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return seen, errors.Join(err, c.Stop(stopCtx))
+		err = errors.Join(err, c.Stop(ctx))
+	case c.plan.Effective.Action == Shutdown:
+		err = c.shutDown(ctx)
 	}
-	return seen, nil
+	return seen, err
 }
 
 func (c *Copy) wait(ctx context.Context) (Outcome, error) {
@@ -243,19 +243,14 @@ func (c *Copy) shutDown(ctx context.Context) error {
 
 // Stop shuts the copy down (fast) and waits for its end.
 func (c *Copy) Stop(ctx context.Context) error {
-	select {
-	case <-c.ended:
-		return nil
-	default:
-	}
-	if err := syscall.Kill(c.PID, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := c.process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-c.ended:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("stop the copy (process %d): %w", c.PID, ctx.Err())
+		return fmt.Errorf("stop the copy (process %d): %w", c.process.Pid, ctx.Err())
 	}
 }
 
