@@ -17,24 +17,12 @@ import (
 // PostgreSQL itself calls with a relative path from inside PGDATA, Patroni with an
 // absolute one from anywhere.
 func DataDir(path, configured string) string {
-	var candidates []string
-	for dir := filepath.Clean(path); ; {
-		parent := filepath.Dir(dir)
-		if filepath.Base(dir) == "pg_wal" {
-			candidates = append(candidates, parent)
-			break
-		}
-		if parent == dir {
-			break
-		}
-		dir = parent
+	dir := filepath.Clean(path)
+	for filepath.Base(dir) != "pg_wal" && filepath.Dir(dir) != dir {
+		dir = filepath.Dir(dir)
 	}
-	candidates = append(candidates, ".", configured)
-	for _, dir := range candidates {
-		if dir == "" {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
+	for _, dir := range []string{filepath.Dir(dir), ".", configured} {
+		if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); dir != "" && err == nil {
 			return dir
 		}
 	}

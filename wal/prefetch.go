@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -13,6 +14,9 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
+
+// spoolBytes bounds the segments fetched ahead.
+const spoolBytes = 256 << 20
 
 // prefetchWorkers bounds the requests, and the decoders, of one batch.
 const prefetchWorkers = 4
@@ -36,7 +40,7 @@ func (r *retrieval) spool() *spool {
 	if r.Spool == "" || r.ahead() == 0 || r.system == 0 || r.file.Kind != postgres.WALSegment || filepath.Base(r.dest) != recoveryXLOG {
 		return nil
 	}
-	s, err := openSpool(r.Spool, r.Identity+"\n"+r.Prefix+"\n"+r.Scope, r.DataDir, r.system)
+	s, err := openSpool(r.Spool, r.Identity+"\n"+r.Scope, r.DataDir, r.system)
 	if err != nil {
 		r.log.Debug("no spool", "error", err)
 		return nil
@@ -49,7 +53,7 @@ func (r *retrieval) ahead() int {
 	if r.size == 0 {
 		return 0
 	}
-	return int(min(int64(orElse(r.Batch, DefaultBatch)-1), orElse(r.SpoolBytes, DefaultSpoolBytes)/int64(r.size)))
+	return min(cmp.Or(r.Batch, DefaultBatch)-1, spoolBytes/int(r.size))
 }
 
 // prefetch fetches the segments after ours into the spool. A failure here is
