@@ -29,9 +29,9 @@ func DataDir(path, configured string) string {
 	return ""
 }
 
-// readControl reads PGDATA's pg_control, again if the server was writing it just
+// ReadControl reads PGDATA's pg_control, again if the server was writing it just
 // then. No PGDATA or no pg_control in it is fs.ErrNotExist.
-func readControl(dataDir string) (postgres.ControlData, error) {
+func ReadControl(dataDir string) (postgres.ControlData, error) {
 	if dataDir == "" {
 		return postgres.ControlData{}, fmt.Errorf("read pg_control: no data directory is known: %w", fs.ErrNotExist)
 	}

@@ -46,7 +46,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 		return &AbsentError{file}
 	}
 	r := &retrieval{Getter: g, file: file, dest: dest, log: logger(g.Log)}
-	if control, err := readControl(g.DataDir); err == nil {
+	if control, err := ReadControl(g.DataDir); err == nil {
 		r.system, r.size = control.System, control.SegmentSize
 	}
 	if r.fromSpool() {

@@ -99,7 +99,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 // settle finds out whose file it is, and refuses it if it is not ours to archive.
 func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 	dataDir := DataDir(path, p.DataDir)
-	control, err := readControl(dataDir)
+	control, err := ReadControl(dataDir)
 	switch {
 	case err == nil && src.system == 0:
 		src.system, src.size = control.System, control.SegmentSize
