@@ -49,7 +49,7 @@ func TestPushCalls(t *testing.T) {
 // read back, and the next push of it succeeds.
 func TestPushFaults(t *testing.T) {
 	dir, segments := pgdata(t)
-	control, err := readControl(dir)
+	control, err := ReadControl(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestPushUnreadable(t *testing.T) {
 
 func TestPushFromRestoredCopy(t *testing.T) {
 	dir, segments := pgdata(t)
-	control, err := readControl(dir)
+	control, err := ReadControl(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

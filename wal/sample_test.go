@@ -98,7 +98,7 @@ func archive(t *testing.T, bucket storage.Bucket, dir string) {
 
 func must(t *testing.T, dir string) postgres.SystemIdentifier {
 	t.Helper()
-	control, err := readControl(dir)
+	control, err := ReadControl(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage/file"
 	"github.com/pgha-backup/pgha-backup/storage/probe"
 	"github.com/pgha-backup/pgha-backup/storage/retry"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // verdict is how a check ended.
@@ -234,8 +235,8 @@ func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {
 	if _, ok := t.Member(c.Cluster.Member); err == nil && c.Cluster.Member != "" && !ok {
 		k.say("member", wrong, "set cluster.member to this host's name in patronictl list", "%s is not a member of %s", c.Cluster.Member, t.Scope)
 	}
-	if local, ok := localSystem(c.Cluster.DataDir); ok && t.SystemIdentifier != 0 && local != t.SystemIdentifier {
-		k.say("system identifier", wrong, "is this data directory a copy of another cluster?", "pg_control says %s, Patroni %s", local, t.SystemIdentifier)
+	if local, err := wal.ReadControl(c.Cluster.DataDir); err == nil && t.SystemIdentifier != 0 && local.System != t.SystemIdentifier {
+		k.say("system identifier", wrong, "is this data directory a copy of another cluster?", "pg_control says %s, Patroni %s", local.System, t.SystemIdentifier)
 	}
 }
 

@@ -39,43 +39,49 @@ func describe(b catalog.Surveyed) backupDocument {
 		StopTLI: m.StopTLI, Version: m.Version, Bytes: m.Bytes, Stored: m.Stored, Comment: m.Comment}
 }
 
+// survey is a repository and all that there is to see of it.
+type survey struct {
+	catalog.Survey
+	repository *catalog.Repository
+}
+
 // survey finds the repository that is meant and looks at all of it.
-func (a *app) survey(ctx context.Context, given string) (*catalog.Repository, catalog.Survey, error) {
-	system, err := a.systemIdentifier(ctx, given)
-	if err != nil {
-		return nil, catalog.Survey{}, err
+func (a *app) survey(ctx context.Context, given string) (s survey, err error) {
+	var system postgres.SystemIdentifier
+	if s.repository, system, err = a.chosen(ctx, given); err != nil {
+		return s, err
 	}
-	repository, err := a.repository(system)
-	if err != nil {
-		return nil, catalog.Survey{}, err
-	}
-	s, err := repository.Survey(ctx)
+	s.Survey, err = s.repository.Survey(ctx)
 	if catalog.IsEmpty(err) {
 		err = fail(exitNotFound, "set archive_command to 'pgha-backup archive-push %p' and take a backup",
 			"repository %s holds nothing of cluster %s, system identifier %s", a.config.Repository().Name, a.config.Cluster.Scope, system)
 	}
-	return repository, s, err
+	return s, err
 }
 
 // title is the head of every table.
-func (a *app) title(s catalog.Survey) string {
+func (a *app) title(s survey) string {
 	return fmt.Sprintf("Cluster: %s (%s)", s.Info.Scope, s.Info.SystemIdentifier)
 }
 
-func newListCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}
+// surveying completes a command that looks at all of a repository.
+func (a *app) surveying(cmd *cobra.Command, run func(context.Context, survey, []string) error) *cobra.Command {
 	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		_, s, err := a.survey(cmd.Context(), *system)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		s, err := a.survey(cmd.Context(), *system)
 		if err != nil {
 			return err
 		}
-		return a.list(s)
+		return run(cmd.Context(), s, args)
 	}
 	return cmd
 }
 
-func (a *app) list(s catalog.Survey) error {
+func newListCommand(a *app) *cobra.Command {
+	return a.surveying(&cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}, a.list)
+}
+
+func (a *app) list(_ context.Context, s survey, _ []string) error {
 	document := struct {
 		Cluster string                    `json:"cluster"`
 		System  postgres.SystemIdentifier `json:"system_identifier"`
@@ -88,7 +94,7 @@ func (a *app) list(s catalog.Survey) error {
 	return a.print(document, func() error { return a.listTable(s) })
 }
 
-func (a *app) listTable(s catalog.Survey) error {
+func (a *app) listTable(s survey) error {
 	t := table{title: a.title(s), head: []string{"Backup", "Type", "Member", "Finished (UTC)", ">Took", ">Size", ">Stored", ">TL", "State"}}
 	for _, b := range s.Backups {
 		m := b.Manifest
@@ -105,7 +111,7 @@ func (a *app) listTable(s catalog.Survey) error {
 }
 
 // windows are the spans in words.
-func (a *app) windows(s catalog.Survey) (lines []string) {
+func (a *app) windows(s survey) (lines []string) {
 	for _, w := range s.Windows {
 		to := "the end of " + w.Last.Name() + ", no commit in it"
 		if !w.To.IsZero() {
@@ -120,24 +126,19 @@ func (a *app) windows(s catalog.Survey) (lines []string) {
 }
 
 func newShowCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "show <backup>", Short: "Show one backup; \"latest\" is the newest whole one", Args: exactly("<backup>")}
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		_, s, err := a.survey(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		b, err := s.Find(args[0])
-		if err != nil {
-			return err
-		}
-		return a.print(struct {
-			catalog.Manifest
-			State catalog.BackupState `json:"state"`
-			Lacks []postgres.Segment  `json:"missing_wal,omitempty"`
-		}{b.Manifest, b.State, b.Lacks}, func() error { return a.showTable(b) })
+	return a.surveying(&cobra.Command{Use: "show <backup>", Short: "Show one backup; \"latest\" is the newest whole one", Args: exactly("<backup>")}, a.show)
+}
+
+func (a *app) show(_ context.Context, s survey, args []string) error {
+	b, err := s.Find(args[0])
+	if err != nil {
+		return err
 	}
-	return cmd
+	return a.print(struct {
+		catalog.Manifest
+		State catalog.BackupState `json:"state"`
+		Lacks []postgres.Segment  `json:"missing_wal,omitempty"`
+	}{b.Manifest, b.State, b.Lacks}, func() error { return a.showTable(b) })
 }
 
 func (a *app) showTable(b catalog.Surveyed) error {

@@ -70,11 +70,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		return err
 	}
 	config := a.config
-	system, err := a.systemIdentifier(ctx, f.system)
-	if err != nil {
-		return err
-	}
-	repository, err := a.repository(system)
+	repository, _, err := a.chosen(ctx, f.system)
 	if err != nil {
 		return err
 	}

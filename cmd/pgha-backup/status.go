@@ -33,32 +33,27 @@ type statusDocument struct {
 }
 
 func newStatusCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return a.surveying(&cobra.Command{
 		Use: "status", Short: "Say whether the cluster can be restored, to when, and what is wrong", Args: exactly(),
 		Long: "Exits 10 when anything is wrong that needs a person: a gap in the WAL archive, no whole backup, a conflict,\n" +
 			"emulated create-once writes, or no leader.",
-	}
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		_, s, err := a.survey(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		d := a.status(cmd.Context(), s)
-		err = a.print(d, func() error { return a.statusTable(s, d) })
-		if err == nil && len(d.Problems) > 0 {
-			err = fail(exitDegraded, "", "degraded: %s", plural(len(d.Problems), "problem"))
-		}
-		return err
-	}
-	return cmd
+	}, a.status)
 }
 
-func (a *app) status(ctx context.Context, s catalog.Survey) statusDocument {
+func (a *app) status(ctx context.Context, s survey, _ []string) error {
+	d := a.describeStatus(ctx, s)
+	err := a.print(d, func() error { return a.statusTable(s, d) })
+	if err == nil && len(d.Problems) > 0 {
+		err = fail(exitDegraded, "", "degraded: %s", plural(len(d.Problems), "problem"))
+	}
+	return err
+}
+
+func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 	r := a.config.Repository()
 	d := statusDocument{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Repository: r.Name, RepositoryType: r.Type,
 		ConditionalWrites: r.ConditionalWrites, Backups: len(s.Backups), Windows: s.Windows, Timelines: s.Archive.Timelines, Conflicts: s.Conflicts}
-	d.Problems = append([]string{}, problems(s, r)...)
+	d.Problems = append([]string{}, problems(s.Survey, r)...)
 	if n := len(s.Windows); n > 0 && !s.Windows[n-1].Archived.IsZero() {
 		rpo := max(0, a.now().Sub(s.Windows[n-1].Archived).Seconds())
 		d.RPO = &rpo
@@ -120,7 +115,7 @@ func problems(s catalog.Survey, r config.Repository) (all []string) {
 	return all
 }
 
-func (a *app) statusTable(s catalog.Survey, d statusDocument) error {
+func (a *app) statusTable(s survey, d statusDocument) error {
 	var lines lines
 	lines.add("Cluster", "%s (%s)", d.Cluster, d.System)
 	lines.add("Repository", "%s (%s, conditional writes: %s)", d.Repository, d.RepositoryType, d.ConditionalWrites)

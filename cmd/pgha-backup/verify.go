@@ -23,30 +23,27 @@ func newVerifyCommand(a *app) *cobra.Command {
 			return exactly("[<backup>]")(cmd, args)
 		},
 	}
-	system := systemFlag(cmd)
 	cmd.Flags().StringVar(&level, "level", string(catalog.Hashes), "presence or hashes")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if level != string(catalog.Presence) && level != string(catalog.Hashes) {
 			return usage("--level %q: want presence or hashes", level)
 		}
-		repository, s, err := a.survey(cmd.Context(), *system)
+		return nil
+	}
+	return a.surveying(cmd, func(ctx context.Context, s survey, args []string) error {
+		return a.verify(ctx, s, args, catalog.VerifyLevel(level))
+	})
+}
+
+func (a *app) verify(ctx context.Context, s survey, args []string, level catalog.VerifyLevel) error {
+	chosen, archive := s.Backups, true
+	if len(args) == 1 {
+		b, err := s.Find(args[0])
 		if err != nil {
 			return err
 		}
-		chosen := s.Backups
-		if len(args) == 1 {
-			b, err := s.Find(args[0])
-			if err != nil {
-				return err
-			}
-			chosen = []catalog.Surveyed{b}
-		}
-		return a.verify(cmd.Context(), repository, s, chosen, len(args) == 0, catalog.VerifyLevel(level))
+		chosen, archive = []catalog.Surveyed{b}, false
 	}
-	return cmd
-}
-
-func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Survey, chosen []catalog.Surveyed, archive bool, level catalog.VerifyLevel) error {
 	document := struct {
 		Level    catalog.VerifyLevel `json:"level"`
 		Backups  []catalog.BackupID  `json:"backups"`
@@ -55,7 +52,7 @@ func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Surve
 	}{level, []catalog.BackupID{}, archive, []catalog.Finding{}}
 	began := a.now()
 	for _, b := range chosen {
-		found, err := r.VerifyBackup(ctx, b.Manifest, s.Archive, level)
+		found, err := s.repository.VerifyBackup(ctx, b.Manifest, s.Archive, level)
 		if err != nil {
 			return fmt.Errorf("verify backup %s: %w", b.Manifest.ID, err)
 		}
@@ -63,7 +60,7 @@ func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Surve
 		document.Findings = append(document.Findings, found...)
 	}
 	if archive {
-		found, err := r.VerifyWAL(ctx, s.Archive, level)
+		found, err := s.repository.VerifyWAL(ctx, s.Archive, level)
 		if err != nil {
 			return fmt.Errorf("verify the WAL archive: %w", err)
 		}

@@ -19,11 +19,7 @@ func newWALListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List what the archive holds of each timeline, and what is missing", Args: exactly()}
 	system := systemFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		id, err := a.systemIdentifier(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		repository, err := a.repository(id)
+		repository, id, err := a.chosen(cmd.Context(), *system)
 		if err != nil {
 			return err
 		}
