@@ -4,9 +4,10 @@ package probe
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -30,12 +31,7 @@ type Report struct {
 
 // OK says whether the store can do everything.
 func (r Report) OK() bool {
-	for _, f := range r.Findings {
-		if !f.OK {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.OK })
 }
 
 // check is one trial. It returns what it saw; an error that is a *fault is a
@@ -66,9 +62,7 @@ const cleanup = 30 * time.Second
 // the bucket is missing, or access is refused; the report then holds what was
 // found before.
 func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error) {
-	id := make([]byte, 8)
-	_, _ = rand.Read(id) // never fails
-	t := &trial{b: b, missing: missing, prefix: storage.Key("probe/" + hex.EncodeToString(id) + "/")}
+	t := &trial{b: b, missing: missing, prefix: storage.Key("probe/" + strings.ToLower(rand.Text()) + "/")}
 	defer func() {
 		if cerr := t.clean(ctx); err == nil && cerr != nil {
 			err = fmt.Errorf("remove what the probe wrote under %s: %w", t.prefix, cerr)
@@ -96,14 +90,11 @@ func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error)
 func (t *trial) clean(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 	defer cancel()
-	var keys []storage.Key
-	for o, err := range t.b.List(ctx, t.prefix, "") {
-		if err != nil {
-			return err
-		}
-		keys = append(keys, o.Key)
+	written, err := keys(ctx, t.b, t.prefix, "")
+	if err != nil {
+		return err
 	}
-	for _, k := range keys {
+	for _, k := range written {
 		if err := t.b.Delete(ctx, k); err != nil {
 			return err
 		}

@@ -54,8 +54,6 @@ func (w *watch) resume() {
 	}
 }
 
-func (w *watch) stop() { w.timer.Stop() }
-
 func (w *watch) fired() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

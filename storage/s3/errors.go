@@ -3,7 +3,6 @@ package s3
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -88,17 +87,12 @@ func (b *Bucket) renew(code string) {
 // unanswered is for errors before an answer: network, TLS, invalid arguments.
 func (b *Bucket) unanswered(e *storage.Error) {
 	err := e.Err
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		verify   *tls.CertificateVerificationError
-		plain    tls.RecordHeaderError
-	)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
 	switch {
-	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
+	case untrusted:
 		e.Advice = "check the endpoint's host name, and name the certificate authority of the store in ca_file"
-	case errors.As(err, &plain):
+	case plain:
 		e.Advice = "the server does not speak TLS: check scheme and port of the endpoint"
 	case errors.As(err, new(minio.ErrorResponse)): // refused by minio-go itself
 		e.Advice = "check endpoint and bucket name"

@@ -53,7 +53,7 @@ func (b *Bucket) Begin(ctx context.Context, key storage.Key, opts storage.PutOpt
 
 func (u *upload) Part(ctx context.Context, number int, body []byte) error {
 	actx, a := withAnswer(ctx)
-	md5Base64, sha256Hex := u.b.sums(body)
+	sum, md5Base64, sha256Hex := u.b.sums(body)
 	got, err := u.b.core.PutObjectPart(actx, u.b.bucket, u.b.name(u.key), u.id, number, bytes.NewReader(body), int64(len(body)),
 		minio.PutObjectPartOptions{Md5Base64: md5Base64, Sha256Hex: sha256Hex, DisableContentSha256: true})
 	if err == nil && got.ETag == "" {
@@ -64,7 +64,7 @@ func (u *upload) Part(ctx context.Context, number int, body []byte) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.parts[number] = part{got.ETag, md5.Sum(body), int64(len(body))}
+	u.parts[number] = part{got.ETag, sum, int64(len(body))}
 	return nil
 }
 
