@@ -189,8 +189,7 @@ func multipart(ctx context.Context, t *trial) (string, error) {
 		}
 		if err == nil && commit {
 			err = u.Complete(ctx)
-		}
-		if err != nil || !commit {
+		} else {
 			err = errors.Join(err, u.Abort(ctx))
 		}
 		if err != nil {

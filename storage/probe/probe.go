@@ -68,7 +68,6 @@ func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error)
 			err = fmt.Errorf("remove what the probe wrote under %s: %w", t.prefix, cerr)
 		}
 	}()
-	conditional := 0
 	for _, c := range checks {
 		detail, err := c.run(ctx, t)
 		f := Finding{Name: c.name, OK: true, Detail: detail}
@@ -78,11 +77,10 @@ func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error)
 			return r, fmt.Errorf("probe %s: %w", c.name, err)
 		}
 		r.Findings = append(r.Findings, f)
-		if f.OK && (c.name == conditionalPut || c.name == conditionalUpload) {
-			conditional++
-		}
 	}
-	r.ConditionalWrites = conditional == 2
+	r.ConditionalWrites = !slices.ContainsFunc(r.Findings, func(f Finding) bool {
+		return !f.OK && (f.Name == conditionalPut || f.Name == conditionalUpload)
+	})
 	return r, nil
 }
 

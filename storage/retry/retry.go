@@ -186,7 +186,7 @@ func (c *call) arm(cancel context.CancelFunc) {
 // settle tells a stall, which is worth another try, from the caller's own end.
 func (c *call) settle(err error) error {
 	c.further()
-	if err == nil || c.ctx.Err() != nil || !c.watch.fired() {
+	if err == nil || c.ctx.Err() != nil || !c.watch.over.Load() {
 		return err
 	}
 	return &storage.Error{Op: c.op, Key: c.key, Retry: true, Err: fmt.Errorf("%w for %s", errStalled, c.watch.limit)}

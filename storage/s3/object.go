@@ -67,8 +67,7 @@ func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (i
 		return http.NoBody, nil
 	}
 	opts := minio.GetObjectOptions{}
-	ranged := span != storage.Whole
-	if ranged {
+	if span != storage.Whole {
 		opts.Set("Range", rangeHeader(span))
 	}
 	actx, a := withAnswer(ctx)
@@ -80,7 +79,7 @@ func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (i
 		}
 		return nil, err
 	}
-	length, err := bodyLength(span, info.Size, header, ranged)
+	length, err := bodyLength(span, info.Size, header)
 	if err != nil {
 		body.Close()
 		return nil, b.report(ctx, "get", key, nil, err)
@@ -97,11 +96,11 @@ func rangeHeader(s storage.Span) string {
 
 // bodyLength is what the body must have, judged by the headers: a store may
 // ignore the range, or cut it at the end of the object.
-func bodyLength(span storage.Span, length int64, header http.Header, ranged bool) (int64, error) {
+func bodyLength(span storage.Span, length int64, header http.Header) (int64, error) {
 	if length < 0 {
 		return 0, &storage.Error{Op: "get", Err: errors.New("the answer does not say its length"), Retry: true}
 	}
-	if !ranged {
+	if span == storage.Whole {
 		return length, nil
 	}
 	var first, last, size int64

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/minio/minio-go/v7"
@@ -96,14 +95,12 @@ func (u *upload) Complete(ctx context.Context) error {
 
 func (u *upload) list() ([]minio.CompletePart, error) {
 	list := make([]minio.CompletePart, 0, len(u.parts))
-	for n, p := range u.parts {
-		list = append(list, minio.CompletePart{PartNumber: n, ETag: p.etag})
-	}
-	slices.SortFunc(list, func(a, b minio.CompletePart) int { return a.PartNumber - b.PartNumber })
-	for i, p := range list {
-		if p.PartNumber != i+1 {
-			return nil, fmt.Errorf("part %d of %d is missing", i+1, len(list))
+	for n := 1; n <= len(u.parts); n++ {
+		p, ok := u.parts[n]
+		if !ok {
+			return nil, fmt.Errorf("part %d of %d is missing", n, len(u.parts))
 		}
+		list = append(list, minio.CompletePart{PartNumber: n, ETag: p.etag})
 	}
 	return list, nil
 }
