@@ -25,8 +25,24 @@ func TestPush(t *testing.T) {
 		t.Error("the backup history file is not archived")
 	}
 
-	// A promoted copy archives .partial and .history beside the rest.
+	// Round trips are what a distant store costs: a push into a known repository is one.
 	config, _ := w.config()
+	segment := l.files[2]
+	path := filepath.Join(l.primary.DataDir, "pg_wal", segment)
+	var requests []string
+	for range 2 { // the first time asks whether the repository exists
+		w.replace(w.key("/"+segment), nil)
+		before := len(w.proxy.Requests())
+		if code, out := w.call("/", "--config", config, "archive-push", path); code != 0 {
+			t.Fatalf("push: exit %d\n%s", code, out)
+		}
+		requests = w.proxy.Requests()[before:]
+	}
+	if len(requests) != 1 || !strings.HasPrefix(requests[0], "PUT ") {
+		t.Errorf("a push into a known repository asks %q, want one PUT", requests)
+	}
+
+	// A promoted copy archives .partial and .history beside the rest.
 	p := l.copy("standby.signal", w.restoreCommand(config), map[string]string{
 		"archive_mode": "on", "archive_command": w.archiveCommand(config)})
 	p.Start()
@@ -36,8 +52,6 @@ func TestPush(t *testing.T) {
 	p.Exec("CHECKPOINT")
 
 	// By hand: absolute from anywhere, relative from PGDATA, relative from pg_wal.
-	segment := l.files[2]
-	path := filepath.Join(l.primary.DataDir, "pg_wal", segment)
 	for _, call := range []struct{ dir, path string }{
 		{"/", path},
 		{l.primary.DataDir, "pg_wal/" + segment},
