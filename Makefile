@@ -54,8 +54,9 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
 	done
 
-bench: build ## figures beside pgBackRest and pg_basebackup
-	@$(WITH_GO) $(AS_ROOT)go run ./test/bench
+bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more
+	@test/deps/bench.sh
+	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
 
 clean: ## remove what was built here
 	rm -rf bin .cache

@@ -1,13 +1,13 @@
 package catalog
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -80,7 +80,7 @@ func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
 	}
-	out, err := codec.AppendHeader(make([]byte, 0, len(header)+32+len(plain)/2), name, header)
+	out, err := codec.AppendHeader(nil, name, header)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,9 @@ func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
 			}
 			for i := w; i < len(frames); i += workers {
 				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
-				if frames[i], err = encoder.AppendFrame(nil, chunk); err != nil {
+				// Room for the worst case: memory that is not touched costs nothing, memory
+				// that grows is touched again and again.
+				if frames[i], err = encoder.AppendFrame(make([]byte, 0, len(chunk)+len(chunk)/16+64), chunk); err != nil {
 					return err
 				}
 			}
@@ -105,7 +107,7 @@ func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	return append(out, bytes.Join(frames, nil)...), nil
+	return slices.Concat(append([][]byte{out}, frames...)...), nil
 }
 
 // decodeWALHeader reads a header from an object's first bytes. If there are too

@@ -83,28 +83,20 @@ func (c *chain) cut(i int, h postgres.SegmentFacts) {
 	}
 }
 
-// load reads the headers up to and with segment `to`, or all if to is negative.
+// load reads the headers up to and with segment `to`, or all there are.
 func (c *chain) load(to int) error {
-	for i := 0; i < len(c.segs) && (to < 0 || i <= to); i++ {
-		if _, err := c.header(i); err != nil {
+	_, err := c.header(min(to, len(c.segs)-1))
+	return err
+}
+
+// scan shows the records from segment i on to visit until that returns false.
+func (c *chain) scan(i int, visit func(postgres.Record) bool) error {
+	for record, err := range c.wal.Records(c.ctx, c.segs[i:]) {
+		if err != nil || !visit(record) {
 			return err
 		}
 	}
 	return nil
-}
-
-// scan shows the records from segment i on to visit until that returns false.
-// ended tells that the log ended before visit had enough.
-func (c *chain) scan(i int, visit func(postgres.Record) bool) (ended bool, err error) {
-	for record, err := range c.wal.Records(c.ctx, c.segs[i:]) {
-		if err != nil {
-			return false, err
-		}
-		if !visit(record) {
-			return false, nil
-		}
-	}
-	return true, nil
 }
 
 // maxSmall bounds the length of a restore point or tablespace record, so that one
@@ -123,12 +115,12 @@ func (c *chain) first(may func(postgres.SegmentFacts) bool, small bool, hit func
 		if i >= len(c.segs) {
 			break
 		}
-		if h.Walked && !may(h) && !openMay(h.Open, small, c.segs[i].End(c.branch.size)) {
+		end := c.segs[i].End(c.branch.size)
+		if h.Walked && !may(h) && !openMay(h.Open, small, end) {
 			continue
 		}
-		end := c.segs[i].End(c.branch.size)
 		last := postgres.LSN(0)
-		_, err = c.scan(i, func(r postgres.Record) bool {
+		err = c.scan(i, func(r postgres.Record) bool {
 			if r.Start >= end {
 				return false
 			}
@@ -142,7 +134,8 @@ func (c *chain) first(may func(postgres.SegmentFacts) bool, small bool, hit func
 			return found, ok, err
 		}
 		if !h.Walked && last < end && i+1 < len(c.segs) {
-			return found, false, &UnreadableError{Segment: c.segs[i]}
+			return found, false, refuse("look at it with pg_waldump; a target LSN, or the end of the archive, can be had without reading it",
+				"the records of %s cannot be followed: where recovery would stop cannot be proved", c.segs[i])
 		}
 	}
 	return found, false, nil
@@ -160,28 +153,28 @@ func openMay(open *postgres.OpenRecord, small bool, end postgres.LSN) bool {
 	return open.Kind == "xact"
 }
 
-// UnreadableError says that a segment's records cannot be followed, so that
-// nothing behind it can be proved.
-type UnreadableError struct{ Segment postgres.Segment }
-
-func (e *UnreadableError) Error() string {
-	return fmt.Sprintf("the records of %s cannot be followed: where recovery would stop cannot be proved", e.Segment)
-}
-
-// Hint says what a person can do next.
-func (e *UnreadableError) Hint() string {
-	return "look at it with pg_waldump; a target LSN, or the end of the archive, can be had without reading it"
-}
-
-// before is the last record that begins before lsn: what recovery has replayed
-// when it stops there.
-func (c *chain) before(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
+// last looks backwards, segment by segment, for the best of the records that begin
+// before lsn: of those that better lets replace the one found before them. may, if
+// not nil, tells from a header whether the segment can hold one.
+func (c *chain) last(lsn postgres.LSN, may func(postgres.SegmentFacts) bool, better func(old, r postgres.Record) bool) (last postgres.Record, ok bool, err error) {
 	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
-		_, err = c.scan(i, func(r postgres.Record) bool {
-			if r.Start >= lsn {
+		end := c.segs[i].End(c.branch.size)
+		if may != nil {
+			h, err := c.header(i)
+			if err != nil {
+				return last, false, err
+			}
+			if h.Walked && !may(h) && !openMay(h.Open, false, end) {
+				continue
+			}
+		}
+		err = c.scan(i, func(r postgres.Record) bool {
+			if r.Start >= min(lsn, end) {
 				return false
 			}
-			last, ok = r, true
+			if better(last, r) {
+				last, ok = r, true
+			}
 			return true
 		})
 		if err != nil {
@@ -191,60 +184,34 @@ func (c *chain) before(lsn postgres.LSN) (last postgres.Record, ok bool, err err
 	return last, ok, nil
 }
 
-// from is the first record, of any kind, that begins at or after lsn.
+// before is the last record that begins before lsn: what recovery has replayed
+// when it stops there.
+func (c *chain) before(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
+	return c.last(lsn, nil, func(_, _ postgres.Record) bool { return true })
+}
+
+// transaction is the last end of a transaction that is over before lsn.
+func (c *chain) transaction(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
+	return c.last(lsn, func(h postgres.SegmentFacts) bool { return h.Commits > 0 },
+		func(_, r postgres.Record) bool { return r.Kind.EndsTransaction() && r.End <= lsn })
+}
+
+// clock is the last record that tells the server's time: what proves that nothing
+// older is still to come.
+func (c *chain) clock() (last postgres.Record, ok bool, err error) {
+	return c.last(c.end(), nil, func(old, r postgres.Record) bool { return r.Time.After(old.Time) })
+}
+
+// firstAt is the first record, of any kind, that begins at or after lsn.
 func (c *chain) firstAt(lsn postgres.LSN) (found postgres.Record, ok bool, err error) {
 	if c.index(lsn) >= len(c.segs) {
 		return found, false, nil
 	}
-	_, err = c.scan(c.index(lsn), func(r postgres.Record) bool {
+	err = c.scan(c.index(lsn), func(r postgres.Record) bool {
 		if r.Start >= lsn {
 			found, ok = r, true
 		}
 		return !ok
 	})
 	return found, ok, err
-}
-
-// transaction is the last end of a transaction that is over before lsn.
-func (c *chain) transaction(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
-	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
-		h, err := c.header(i)
-		if err != nil {
-			return last, false, err
-		}
-		end := c.segs[i].End(c.branch.size)
-		if h.Walked && h.Commits == 0 && !openMay(h.Open, false, end) {
-			continue
-		}
-		_, err = c.scan(i, func(r postgres.Record) bool {
-			if r.Start >= end || r.End > lsn {
-				return false
-			}
-			if r.Kind.EndsTransaction() {
-				last, ok = r, true
-			}
-			return true
-		})
-		if err != nil {
-			return last, false, err
-		}
-	}
-	return last, ok, nil
-}
-
-// clock is the last record that tells the server's time: what proves that nothing
-// older is still to come.
-func (c *chain) clock() (last postgres.Record, ok bool, err error) {
-	for i := len(c.segs) - 1; i >= 0 && !ok; i-- {
-		_, err = c.scan(i, func(r postgres.Record) bool {
-			if !r.Time.IsZero() && (!ok || r.Time.After(last.Time)) {
-				last, ok = r, true
-			}
-			return true
-		})
-		if err != nil {
-			return last, false, err
-		}
-	}
-	return last, ok, nil
 }

@@ -28,8 +28,6 @@ type Plan struct {
 	Tablespaces []TablespacePlan `json:"tablespaces,omitempty"`
 	// Notes are said to the user before anything happens.
 	Notes []string `json:"notes,omitempty"`
-	// Settings are the minima that recovery needs (from the backup and later WAL).
-	Settings catalog.Settings `json:"settings"`
 }
 
 // Stop is the position where recovery must end: what prove compares with.

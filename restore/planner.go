@@ -21,8 +21,7 @@ type Request struct {
 }
 
 // NewPlan decides how to reach the target, or refuses it: an UnreachableError,
-// NotFoundError, HistoryError or UnreadableError changes nothing and says what can
-// be reached. Without a timeline in the target, the newest one that holds it counts.
+// NotFoundError or PreflightError changes nothing and says what can be reached. Without a timeline in the target, the newest one that holds it counts.
 func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 	if err := request.Target.Validate(); err != nil {
 		return Plan{}, err
@@ -42,17 +41,17 @@ func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 		found, err := s.solve(ctx, request.Backup)
 		switch {
 		case err == nil:
-			if request.Target.Timeline == 0 {
-				others, err := s.elsewhere(ctx, found, branches[i+1:])
-				if err != nil {
-					return Plan{}, err
-				}
-				notes = append(notes, others...)
-				if found, err = s.simplest(ctx, found); err != nil {
-					return Plan{}, err
-				}
+			if request.Target.Timeline != 0 {
+				return found.plan(request, notes)
 			}
-			return found.plan(request, notes)
+			others, err := s.elsewhere(ctx, found, branches[i+1:])
+			if err == nil {
+				found, err = s.simplest(ctx, found)
+			}
+			if err != nil {
+				return Plan{}, err
+			}
+			return found.plan(request, append(notes, others...))
 		case errors.Is(err, errNoBackup):
 			continue
 		case !isRefusal(err):
@@ -132,8 +131,7 @@ func (s search) simplest(ctx context.Context, found solution) (solution, error) 
 	if err != nil {
 		return found, nil // the newer branch stands without it
 	}
-	other := search{facts: s.facts, branch: b, target: s.target}
-	same, err := other.solve(ctx, found.backup.ID)
+	same, err := search{facts: s.facts, branch: b, target: s.target}.solve(ctx, found.backup.ID)
 	switch {
 	case err != nil && !isRefusal(err):
 		return found, err
@@ -171,7 +169,7 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 	last := c.index(found.read - 1)
 	p := Plan{Backup: found.backup, Target: request.Target, Effective: found.effective, Timeline: c.branch.Timeline,
 		History: c.branch.TimelineHistory, Stop: found.stop, WAL: slices.Clone(c.segs[:last+1]),
-		Notes: append(notes, found.notes...), Settings: found.backup.Settings}
+		Notes: append(notes, found.notes...)}
 	if c.short != "" && found.effective.Kind == Latest {
 		p.Notes = append(p.Notes, c.short)
 	}
@@ -190,8 +188,8 @@ func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]Tablespa
 	// One that is in the backup may be created again in replay, which then leads its
 	// link back to the old path: both are told.
 	add := func(t postgres.Tablespace, later bool) {
-		if !slices.ContainsFunc(all, func(p TablespacePlan) bool { return p.OID == t.OID && p.From == t.Path && p.Later == later }) {
-			all = append(all, TablespacePlan{OID: t.OID, From: t.Path, To: t.Path, Later: later})
+		if p := (TablespacePlan{OID: t.OID, From: t.Path, To: t.Path, Later: later}); !slices.Contains(all, p) {
+			all = append(all, p)
 		}
 	}
 	for _, t := range m.Tablespaces {
@@ -215,7 +213,7 @@ func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]Tablespa
 				continue
 			}
 		}
-		if _, err := c.scan(i, func(r postgres.Record) bool {
+		if err := c.scan(i, func(r postgres.Record) bool {
 			if r.Start < end && r.Kind == postgres.RecordTablespaceCreate {
 				add(r.Tablespace, true)
 			}
@@ -229,18 +227,17 @@ func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]Tablespa
 
 func mapped(all []TablespacePlan, mapping map[string]string) ([]TablespacePlan, error) {
 	used := map[string]bool{}
+	var known []string
 	for i, t := range all {
+		known = append(known, t.From)
 		if to, ok := mapping[t.From]; ok {
 			all[i].To, used[t.From] = to, true
 		}
 	}
 	for _, from := range slices.Sorted(maps.Keys(mapping)) {
 		if !used[from] {
-			e := &NotFoundError{What: "a tablespace at " + from, Advice: "--tablespace-mapping takes OLD=NEW, OLD being a path of the original server"}
-			for _, t := range all {
-				e.Known = append(e.Known, t.From)
-			}
-			return nil, e
+			return nil, &NotFoundError{What: "a tablespace at " + from, Known: known,
+				Advice: "--tablespace-mapping takes OLD=NEW, OLD being a path of the original server"}
 		}
 	}
 	return all, nil

@@ -47,34 +47,26 @@ const removedOnly = "promote_trigger_file"
 // recoverySettings are what makes the copy recover along the plan.
 func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []setting {
 	list := slices.Clone(anotherLife)
+	// The server takes them in this order and refuses even an empty target after one
+	// that is set: what is wanted comes last.
 	set := func(name, value string) {
-		i := slices.IndexFunc(list, func(s setting) bool { return s.name == name })
-		if i < 0 {
-			list = append(list, setting{name, value})
-			return
-		}
-		list[i].value = value
+		list = slices.DeleteFunc(list, func(s setting) bool { return s.name == name })
+		list = append(list, setting{name, value})
 	}
 	target := plan.Effective
 	set("restore_command", restoreCommand)
-	set("recovery_target_timeline", strconv.FormatUint(uint64(plan.Timeline), 10))
-	// The server takes them in this order and refuses even an empty target after one
-	// that is set: the one that is wanted comes last.
-	aim := func(name, value string) {
-		list = slices.DeleteFunc(list, func(s setting) bool { return s.name == name })
-		set(name, value)
-	}
+	set("recovery_target_timeline", fmt.Sprint(uint32(plan.Timeline)))
 	switch target.Kind {
 	case Time:
-		aim("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
+		set("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
 	case LSN:
-		aim("recovery_target_lsn", target.LSN.String())
+		set("recovery_target_lsn", target.LSN.String())
 	case XID:
-		aim("recovery_target_xid", strconv.FormatUint(uint64(target.XID), 10))
+		set("recovery_target_xid", fmt.Sprint(target.XID))
 	case Name:
-		aim("recovery_target_name", target.Name)
+		set("recovery_target_name", target.Name)
 	case Immediate:
-		aim("recovery_target", "immediate")
+		set("recovery_target", "immediate")
 	}
 	if target.Exclusive {
 		set("recovery_target_inclusive", "off")

@@ -129,8 +129,8 @@ func (s search) xid(found *solution) error {
 	case err != nil:
 		return err
 	case !ok:
-		return s.unknown(found.chain, &NotFoundError{What: fmt.Sprintf("the end of transaction %d", xid),
-			Advice: "only the xid of a whole transaction can be a target, not that of a subtransaction; one that wrote nothing leaves no record"})
+		return &NotFoundError{What: fmt.Sprintf("the end of transaction %d", xid), Gap: found.chain.gap(),
+			Advice: "only the xid of a whole transaction can be a target, not that of a subtransaction; one that wrote nothing leaves no record"}
 	case s.target.Exclusive:
 		return found.stopBefore(hit)
 	}
@@ -147,7 +147,7 @@ func (s search) name(found *solution) error {
 		return err
 	}
 	if !ok {
-		e := &NotFoundError{What: s.target.String()}
+		e := &NotFoundError{What: s.target.String(), Gap: c.gap()}
 		for _, h := range slices.Backward(c.headers) {
 			for _, p := range slices.Backward(h.RestorePoints) {
 				if len(e.Known) < 10 {
@@ -155,7 +155,7 @@ func (s search) name(found *solution) error {
 				}
 			}
 		}
-		return s.unknown(c, e)
+		return e
 	}
 	if s.target.Exclusive {
 		found.effective.Exclusive = false
@@ -165,12 +165,12 @@ func (s search) name(found *solution) error {
 	return nil
 }
 
-// unknown refuses what was not found; behind a gap it may be.
-func (s search) unknown(c *chain, e *NotFoundError) error {
-	if c.behind.Timeline != 0 {
-		e.Gap = c.missing.Name()
+// gap is the first segment missing, if there is WAL behind it, else empty.
+func (c *chain) gap() string {
+	if c.behind.Timeline == 0 {
+		return ""
 	}
-	return e
+	return c.missing.Name()
 }
 
 func (s search) lsn(found *solution) error {
@@ -202,7 +202,7 @@ func (s search) lsn(found *solution) error {
 
 func (s search) latest(found *solution) error {
 	c := found.chain
-	if err := c.load(-1); err != nil {
+	if err := c.load(len(c.segs)); err != nil {
 		return err
 	}
 	if c.behind.Timeline != 0 {
@@ -231,17 +231,17 @@ func (found *solution) immediate() error {
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if ok {
+		found.effective = Target{Kind: Immediate, Action: found.effective.Action}
+		found.stop, found.read = Stop{LSN: end}, next.End
+	} else {
 		last, ok, err := c.before(end)
 		if err != nil || !ok {
 			return err
 		}
 		found.stopAfterLSN(last)
-		found.stop.What = "at the end of the backup"
-		return nil
 	}
-	found.effective = Target{Kind: Immediate, Action: found.effective.Action}
-	found.stop, found.read = Stop{LSN: end, What: "at the end of the backup"}, next.End
+	found.stop.What = "at the end of the backup"
 	return nil
 }
 
@@ -256,24 +256,15 @@ func (found *solution) stopAfterLSN(r postgres.Record) {
 }
 
 func (found *solution) stopBefore(r postgres.Record) error {
-	last, ok, err := found.chain.before(r.Start)
-	if err != nil {
-		return err
-	}
-	stop := Stop{LSN: r.Start, Exact: true, What: "before " + describe(r)}
-	if ok {
-		stop.LSN = last.End
-	} else {
-		stop.LSN = 0 // the very first record: nothing is replayed
-	}
-	found.stop, found.read = stop, r.End
-	return nil
+	last, _, err := found.chain.before(r.Start) // none is before the very first: nothing is replayed
+	found.stop, found.read = Stop{LSN: last.End, Exact: true, What: "before " + describe(r)}, r.End
+	return err
 }
 
 func describe(r postgres.Record) string {
-	at := fmt.Sprintf(" at %s", r.Start)
+	at := " at " + r.Start.String()
 	if !r.Time.IsZero() {
-		at = fmt.Sprintf(" of %s at %s", stamp(r.Time), r.Start)
+		at = " of " + stamp(r.Time) + at
 	}
 	switch {
 	case r.Kind.EndsTransaction():
@@ -291,7 +282,7 @@ func describe(r postgres.Record) string {
 // later backup lies behind the gap, the first one after.
 func (s search) beyond(c *chain, m catalog.Manifest, why string) error {
 	e := &UnreachableError{Target: s.target, Why: why}
-	if err := c.load(-1); err != nil {
+	if err := c.load(len(c.segs)); err != nil {
 		return err
 	}
 	last, ok, err := c.transaction(c.end())

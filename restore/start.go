@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,10 +24,12 @@ const (
 	hbaFile = "pgha.restore.hba"
 )
 
+// port of the copy: a part of its socket's name.
+const port = "5432"
+
 // StartOptions say how the restored copy is started.
 type StartOptions struct {
-	BinDir      string   // of PostgreSQL's programs, as FindBinDir gives it
-	Roles       []string // to connect as, tried in order; "postgres" and our own name follow
+	BinDir      string // of PostgreSQL's programs, as FindBinDir gives it
 	ArchiveMode ArchiveMode
 	// Progress is told the position replayed, every now and then.
 	Progress func(postgres.LSN)
@@ -39,7 +40,6 @@ type StartOptions struct {
 type Copy struct {
 	PGDATA    string `json:"pgdata"`
 	SocketDir string `json:"socket_dir"`
-	Port      int    `json:"port"`
 	PID       int    `json:"pid"`
 	LogFile   string `json:"log_file"`
 
@@ -55,9 +55,9 @@ func Start(ctx context.Context, plan Plan, pgdata string, o StartOptions) (*Copy
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Copy{PGDATA: pgdata, Port: 5432, LogFile: filepath.Join(pgdata, LogFile), plan: plan, options: o, ended: make(chan struct{})}
+	c := &Copy{PGDATA: pgdata, LogFile: filepath.Join(pgdata, LogFile), plan: plan, options: o, ended: make(chan struct{})}
 	var err error
-	if c.SocketDir, err = socketDir(pgdata, c.Port); err != nil {
+	if c.SocketDir, err = socketDir(pgdata); err != nil {
 		return nil, err
 	}
 	// Nobody but us reaches the socket: its directory is ours alone.
@@ -97,7 +97,7 @@ func (c *Copy) overrides(hba string) []setting {
 	list := []setting{
 		{"data_directory", c.PGDATA},
 		{"listen_addresses", ""},
-		{"port", strconv.Itoa(c.Port)},
+		{"port", port},
 		{"unix_socket_directories", `"` + strings.ReplaceAll(c.SocketDir, `"`, `""`) + `"`},
 		{"unix_socket_permissions", "0700"},
 		{"hba_file", hba},
@@ -125,9 +125,9 @@ func (c *Copy) overrides(hba string) []setting {
 
 // socketDir is PGDATA itself, which is ours alone, or where its path is too long
 // for a socket a new directory of ours.
-func socketDir(pgdata string, port int) (string, error) {
+func socketDir(pgdata string) (string, error) {
 	const longest = 107 // of a Unix socket's path
-	if len(pgdata)+len(fmt.Sprintf("/.s.PGSQL.%d", port)) <= longest && !strings.ContainsAny(pgdata, ",\n") {
+	if len(pgdata+"/.s.PGSQL."+port) <= longest && !strings.ContainsAny(pgdata, ",\n") {
 		return pgdata, nil
 	}
 	return os.MkdirTemp("", "pgha-restore-")
@@ -189,19 +189,19 @@ func (c *Copy) wait(ctx context.Context) (Outcome, error) {
 		case !r.InRecovery:
 			return c.promoted(r)
 		case r.Paused:
-			return c.paused(r)
+			return c.paused(r), nil
 		}
 	}
 }
 
 // paused is recovery at its target; or at a record that the settings cannot replay,
 // which Prove tells apart by the position.
-func (c *Copy) paused(r server.Recovery) (Outcome, error) {
+func (c *Copy) paused(r server.Recovery) Outcome {
 	seen := Outcome{Action: Pause, LSN: r.Replayed, Timeline: c.plan.History.TimelineAt(max(r.Replayed, 1) - 1), LastCommit: r.LastCommit}
 	if c.plan.Effective.Action == Shutdown {
 		seen.Action = Shutdown
 	}
-	return seen, nil
+	return seen
 }
 
 // promoted reads from the new timeline's history where the old one was left.
@@ -261,8 +261,7 @@ func (c *Copy) Stop(ctx context.Context) error {
 
 // connect opens a session if the copy takes one by now.
 func (c *Copy) connect(ctx context.Context) *server.Server {
-	roles := append([]string{}, c.options.Roles...)
-	roles = append(roles, "postgres")
+	roles := []string{"postgres"}
 	if me, err := user.Current(); err == nil {
 		roles = append(roles, me.Username)
 	}
@@ -272,7 +271,7 @@ func (c *Copy) connect(ctx context.Context) *server.Server {
 	for _, role := range roles {
 		for _, database := range []string{"postgres", "template1"} {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			s, err := server.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s dbname=%s sslmode=disable", quote(c.SocketDir), c.Port, quote(role), database))
+			s, err := server.Connect(ctx, fmt.Sprintf("host=%s port=%s user=%s dbname=%s sslmode=disable", quote(c.SocketDir), port, quote(role), database))
 			cancel()
 			if err == nil {
 				return s
@@ -294,7 +293,7 @@ func (c *Copy) lastWords() string {
 
 // Connect and StopCommand say how a person reaches and ends the copy.
 func (c *Copy) Connect() string {
-	return fmt.Sprintf("psql -h %s -p %d -d postgres", shellQuote(c.SocketDir), c.Port)
+	return fmt.Sprintf("psql -h %s -p %s -d postgres", shellQuote(c.SocketDir), port)
 }
 
 // StopCommand stops the copy.

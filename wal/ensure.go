@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,8 @@ func (p *Pusher) create(ctx context.Context, r *catalog.Repository, size postgre
 		return catalog.Info{}, err
 	}
 	info, err := r.Create(ctx, size, mode, now)
+	// Another push of this system may have been faster.
+	others = slices.DeleteFunc(others, func(id postgres.SystemIdentifier) bool { return id == info.SystemIdentifier })
 	if err == nil && len(others) > 0 {
 		log.Warn("ALARM: the archive of this cluster already holds another system identifier: right after pg_upgrade or a new initdb, wrong if a foreign server archives here",
 			"scope", p.Scope, "new", info.SystemIdentifier, "others", others)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -213,9 +214,35 @@ func TestPushAlarm(t *testing.T) {
 	var said bytes.Buffer
 	p := pusher(bucket, "")
 	p.Log = slog.New(slog.NewTextHandler(&said, nil))
-	if _, err := p.Push(t.Context(), filepath.Join(dir, "pg_wal", segments[0])); err != nil || !strings.Contains(said.String(), "ALARM") {
+	path := filepath.Join(dir, "pg_wal", segments[0])
+	if _, err := p.Push(t.Context(), path); err != nil || !strings.Contains(said.String(), "ALARM") || !strings.Contains(said.String(), "others=[42]") {
 		t.Errorf("%v, said %q", err, said.String())
 	}
+	// But two first pushes of one system at a time are none.
+	said.Reset()
+	p.Bucket = &overtaken{Bucket: mem.New(), by: func(b storage.Bucket) {
+		if _, err := pusher(b, "").Push(t.Context(), path); err != nil {
+			t.Error(err)
+		}
+	}}
+	if _, err := p.Push(t.Context(), path); err != nil || said.Len() > 0 {
+		t.Errorf("overtaken: %v, said %q", err, said.String())
+	}
+}
+
+// overtaken lets another go first, right after it said for the first time that there is no repository.
+type overtaken struct {
+	storage.Bucket
+	by func(storage.Bucket)
+}
+
+func (o *overtaken) Get(ctx context.Context, key storage.Key, span storage.Span) (io.ReadCloser, error) {
+	body, err := o.Bucket.Get(ctx, key, span)
+	if by := o.by; errors.Is(err, storage.ErrNotExist) && by != nil {
+		o.by = nil
+		by(o.Bucket)
+	}
+	return body, err
 }
 
 // A push ends a minute after the last byte moved, and not before (R12).

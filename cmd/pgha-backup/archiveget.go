@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/wal"
@@ -16,11 +18,8 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 		Args: exactly("<file>", "<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, dest := args[0], args[1]
-			c, err := a.config()
-			if err != nil {
-				return err
-			}
-			bucket, err := a.bucket(cmd.Context())
+			c := a.config
+			bucket, err := a.bucket()
 			if err != nil {
 				return err
 			}
@@ -30,7 +29,7 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 				DataDir: dataDir, Mode: wal.ModeOf(dataDir, dest),
 				State: c.Cluster.StateDir, Spool: c.Archive.Spool, Batch: c.Archive.GetBatch,
 				Timeouts: wal.Timeouts{Recovery: c.Archive.GetRecoveryTimeout, Standby: c.Archive.GetStandbyTimeout, Rewind: c.Archive.GetRewindTimeout},
-				Log:      a.logger(),
+				Log:      a.log,
 			}
 			err = getter.Get(cmd.Context(), name, dest)
 			code := getter.Mode.ExitCode(err)
@@ -40,9 +39,11 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 			case cmd.Context().Err() != nil:
 				code = exitInterrupted
 			case code == wal.ExitAbsent:
-				code = exitAbsent
+				// Recovery asks for files that do not exist all the time: that alarms nobody.
+				fmt.Fprintln(a.stderr, err)
+				return fail(exitAbsent, "", "")
 			}
-			return &failure{code: code, err: err, hint: hintOf(err)}
+			return fail(code, hintOf(err), "%w", err)
 		},
 	}
 }

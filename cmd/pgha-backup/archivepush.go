@@ -19,11 +19,8 @@ func newArchivePushCommand(a *app) *cobra.Command {
 			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again.",
 		Args: exactly("<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.config()
-			if err != nil {
-				return err
-			}
-			bucket, err := a.bucket(cmd.Context())
+			c := a.config
+			bucket, err := a.bucket()
 			if err != nil {
 				return err
 			}
@@ -31,11 +28,11 @@ func newArchivePushCommand(a *app) *cobra.Command {
 				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
 				Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
 				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
-				Log: a.logger(), Now: a.now,
+				Log: a.log, Now: a.now,
 			}
 			outcome, err := pusher.Push(cmd.Context(), args[0])
 			if err == nil {
-				a.logger().Debug("archive-push", "path", args[0], "outcome", string(outcome))
+				a.log.Debug("archive-push", "path", args[0], "outcome", string(outcome))
 			}
 			return err
 		},
@@ -67,7 +64,7 @@ func (a *app) probe(ctx context.Context) error {
 
 // identity names the store for notes on this host.
 func (a *app) identity() string {
-	r := a.loaded.Repository()
+	r := a.config.Repository()
 	if r.Type == config.TypeFile {
 		return "file://" + r.File.Path
 	}

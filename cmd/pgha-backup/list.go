@@ -45,14 +45,14 @@ func (a *app) survey(ctx context.Context, given string) (*catalog.Repository, ca
 	if err != nil {
 		return nil, catalog.Survey{}, err
 	}
-	repository, err := a.repository(ctx, system)
+	repository, err := a.repository(system)
 	if err != nil {
 		return nil, catalog.Survey{}, err
 	}
 	s, err := repository.Survey(ctx)
 	if catalog.IsEmpty(err) {
 		err = fail(exitNotFound, "set archive_command to 'pgha-backup archive-push %p' and take a backup",
-			"repository %s holds nothing of cluster %s, system identifier %s", a.loaded.Repository().Name, a.loaded.Cluster.Scope, system)
+			"repository %s holds nothing of cluster %s, system identifier %s", a.config.Repository().Name, a.config.Cluster.Scope, system)
 	}
 	return repository, s, err
 }
@@ -70,15 +70,12 @@ func newListCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if a.format == "json" {
-			return a.listJSON(s)
-		}
-		return a.listTable(s)
+		return a.list(s)
 	}
 	return cmd
 }
 
-func (a *app) listJSON(s catalog.Survey) error {
+func (a *app) list(s catalog.Survey) error {
 	document := struct {
 		Cluster string                    `json:"cluster"`
 		System  postgres.SystemIdentifier `json:"system_identifier"`
@@ -88,7 +85,7 @@ func (a *app) listJSON(s catalog.Survey) error {
 	for _, b := range s.Backups {
 		document.Backups = append(document.Backups, describe(b))
 	}
-	return a.json(document)
+	return a.print(document, func() error { return a.listTable(s) })
 }
 
 func (a *app) listTable(s catalog.Survey) error {
@@ -134,14 +131,11 @@ func newShowCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if a.format == "json" {
-			return a.json(struct {
-				catalog.Manifest
-				State catalog.BackupState `json:"state"`
-				Lacks []postgres.Segment  `json:"missing_wal,omitempty"`
-			}{b.Manifest, b.State, b.Lacks})
-		}
-		return a.showTable(b)
+		return a.print(struct {
+			catalog.Manifest
+			State catalog.BackupState `json:"state"`
+			Lacks []postgres.Segment  `json:"missing_wal,omitempty"`
+		}{b.Manifest, b.State, b.Lacks}, func() error { return a.showTable(b) })
 	}
 	return cmd
 }
@@ -152,25 +146,27 @@ func (a *app) showTable(b catalog.Surveyed) error {
 	for _, s := range b.Lacks {
 		state += " " + s.Name()
 	}
-	values := [][2]string{
-		{"Backup", string(m.ID)}, {"Type", string(m.Type)}, {"State", state},
-		{"Cluster", fmt.Sprintf("%s (%s)", m.Scope, m.System)},
-		{"Member", fmt.Sprintf("%s (%s)", m.Member, m.Role)},
-		{"PostgreSQL", fmt.Sprintf("%s, WAL segments of %s", m.Version, byteCount(int64(m.SegmentSize)))},
-		{"Started", clock(m.StartTime) + "Z"}, {"Finished", clock(m.StopTime) + "Z"},
-		{"WAL", fmt.Sprintf("%s on timeline %d to %s on timeline %d", m.StartLSN, uint32(m.Timeline), m.StopLSN, uint32(m.StopTLI))},
-		{"Size", fmt.Sprintf("%s in %s, stored in %s (%s, %s)", byteCount(m.Bytes), plural(m.Files, "file"), byteCount(m.Stored), plural(len(m.Packs), "pack"), m.Codec)},
-		{"Data checksums", map[bool]string{true: "on", false: "off"}[m.Settings.DataChecksumVersion > 0]},
-		{"Made by", "pgha-backup " + m.Tool},
-	}
+	var lines lines
+	lines.add("Backup", "%s", m.ID)
+	lines.add("Type", "%s", m.Type)
+	lines.add("State", "%s", state)
+	lines.add("Cluster", "%s (%s)", m.Scope, m.System)
+	lines.add("Member", "%s (%s)", m.Member, m.Role)
+	lines.add("PostgreSQL", "%s, WAL segments of %s", m.Version, byteCount(int64(m.SegmentSize)))
+	lines.add("Started", "%sZ", clock(m.StartTime))
+	lines.add("Finished", "%sZ", clock(m.StopTime))
+	lines.add("WAL", "%s on timeline %d to %s on timeline %d", m.StartLSN, uint32(m.Timeline), m.StopLSN, uint32(m.StopTLI))
+	lines.add("Size", "%s in %s, stored in %s (%s, %s)", byteCount(m.Bytes), plural(m.Files, "file"), byteCount(m.Stored), plural(len(m.Packs), "pack"), m.Codec)
+	lines.add("Data checksums", "%s", map[bool]string{true: "on", false: "off"}[m.Settings.DataChecksumVersion > 0])
+	lines.add("Made by", "pgha-backup %s", m.Tool)
 	for _, ts := range m.Tablespaces {
-		values = append(values, [2]string{"Tablespace", fmt.Sprintf("%d at %s", ts.OID, ts.Path)})
+		lines.add("Tablespace", "%d at %s", ts.OID, ts.Path)
 	}
 	for _, d := range m.Damage {
-		values = append(values, [2]string{"Bad pages", fmt.Sprintf("%s, %s from block %d", d.Path, plural(len(d.Blocks), "block"), d.Blocks[0])})
+		lines.add("Bad pages", "%s, %s from block %d", d.Path, plural(len(d.Blocks), "block"), d.Blocks[0])
 	}
 	if m.Comment != "" {
-		values = append(values, [2]string{"Comment", m.Comment})
+		lines.add("Comment", "%s", m.Comment)
 	}
-	return pairs(a.stdout, values...)
+	return lines.print(a.stdout)
 }

@@ -15,10 +15,7 @@ import (
 // given, else that of the local data directory, else Patroni's, else the only one
 // there is.
 func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.SystemIdentifier, error) {
-	c, err := a.config()
-	if err != nil {
-		return 0, err
-	}
+	c := a.config
 	if given != "" {
 		id, err := postgres.ParseSystemIdentifier(given)
 		if err != nil {
@@ -32,7 +29,7 @@ func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.Syst
 	if id, ok := a.patroniSystem(ctx); ok {
 		return id, nil
 	}
-	bucket, err := a.bucket(ctx)
+	bucket, err := a.bucket()
 	if err != nil {
 		return 0, err
 	}
@@ -71,13 +68,12 @@ func localSystem(dataDir string) (postgres.SystemIdentifier, bool) {
 // patroniSystem is what Patroni's initialize key says; 0 if nobody can be asked.
 // The leader need not be known for that.
 func (a *app) patroniSystem(ctx context.Context) (postgres.SystemIdentifier, bool) {
-	c, err := a.config()
-	if err != nil || len(c.Patroni.Etcd.Endpoints) == 0 && c.Patroni.API.URL == "" {
+	if !a.hasPatroni() {
 		return 0, false
 	}
 	t, err := a.topology(ctx)
 	if err != nil {
-		a.logger().Debug("the system identifier could not be had from Patroni", "error", err)
+		a.log.Debug("the system identifier could not be had from Patroni", "error", err)
 	}
 	return t.SystemIdentifier, t.SystemIdentifier != 0
 }

@@ -17,10 +17,10 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Long: "Level presence lists: is every object there that a restore needs? Level hashes reads every stored byte again.\n" +
 			"Exits 9 if anything was found.",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return exactly("[<backup>]")(cmd, args)
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			return exactly("[<backup>]")(cmd, args)
 		},
 	}
 	system := systemFlag(cmd)
@@ -69,28 +69,26 @@ func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Surve
 		}
 		document.Findings = append(document.Findings, found...)
 	}
-	if a.format == "json" {
-		if err := a.json(document); err != nil {
-			return err
+	n := len(document.Findings)
+	err := a.print(document, func() error {
+		t := table{title: a.title(s), head: []string{"Backup", "Object", "Problem"}}
+		for _, f := range document.Findings {
+			t.add(string(f.Backup), f.Object, f.Problem)
 		}
-	} else {
-		what := plural(len(chosen), "backup")
-		if archive {
-			what += " and the WAL archive"
-		}
-		if len(document.Findings) > 0 {
-			t := table{title: a.title(s), head: []string{"Backup", "Object", "Problem"}}
-			for _, f := range document.Findings {
-				t.add(string(f.Backup), f.Object, f.Problem)
-			}
+		if n > 0 {
 			if err := t.print(a.stdout); err != nil {
 				return err
 			}
 		}
-		fmt.Fprintf(a.stdout, "verified %s by %s in %s: %s\n", what, level, a.now().Sub(began).Round(1e8), plural(len(document.Findings), "finding"))
+		what := plural(len(chosen), "backup")
+		if archive {
+			what += " and the WAL archive"
+		}
+		_, err := fmt.Fprintf(a.stdout, "verified %s by %s in %s: %s\n", what, level, a.now().Sub(began).Round(1e8), plural(n, "finding"))
+		return err
+	})
+	if err == nil && n > 0 {
+		err = fail(exitVerification, "do not count on what is named above; take a new backup now", "verification failed: %s", plural(n, "finding"))
 	}
-	if n := len(document.Findings); n > 0 {
-		return fail(exitVerification, "do not count on what is named above; take a new backup now", "verification failed: %s", plural(n, "finding"))
-	}
-	return nil
+	return err
 }

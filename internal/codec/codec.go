@@ -60,7 +60,6 @@ type Encoder struct {
 	name Name
 	zw   *zstd.Encoder
 	sw   *s2.Writer
-	buf  bytes.Buffer
 }
 
 // NewEncoder makes an encoder for a codec and level that Parse accepted.
@@ -104,17 +103,25 @@ func (e *Encoder) AppendFrame(dst, plain []byte) ([]byte, error) {
 	case Zstd:
 		return e.zw.EncodeAll(plain, dst), nil
 	case S2:
-		e.buf.Reset()
-		e.sw.Reset(&e.buf)
+		out := appender{dst}
+		e.sw.Reset(&out)
 		if err := e.sw.EncodeBuffer(plain); err != nil {
 			return dst, fmt.Errorf("s2 encode: %w", err)
 		}
 		if err := e.sw.Close(); err != nil {
 			return dst, fmt.Errorf("s2 encode: %w", err)
 		}
-		return append(dst, e.buf.Bytes()...), nil
+		return out.b, nil
 	}
 	return append(dst, plain...), nil
+}
+
+// appender is a writer that appends.
+type appender struct{ b []byte }
+
+func (a *appender) Write(p []byte) (int, error) {
+	a.b = append(a.b, p...)
+	return len(p), nil
 }
 
 // Decoder decodes frames of one codec. It is not safe for concurrent use.

@@ -12,6 +12,25 @@ umask 022
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 
+# packages NAME... installs what is missing of packages of the host's own suite. No service and no default
+# cluster is started by it.
+packages() {
+  local p missing=() policy=/usr/sbin/policy-rc.d
+  for p in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  fi
+  say "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -qq update
+  apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
 # mirror prints the host's own Debian mirror.
 mirror() {
   local from

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -63,6 +64,32 @@ func (m *marker) insert(name string) uint32 {
 	var xid uint32
 	m.query("insert into marks (name) values ('"+name+"') returning pg_current_xact_id()::text::bigint", &xid)
 	return xid
+}
+
+// twice commits two rows in one round trip, as close together as the server can.
+func (m *marker) twice(one, two string) (first, second uint32) {
+	m.Helper()
+	insert := func(name string) string {
+		return "begin; insert into marks (name) values ('" + name + "') returning pg_current_xact_id()::text; commit; "
+	}
+	results, err := m.conn.PgConn().Exec(m.Context(), insert(one)+insert(two)).ReadAll()
+	if err != nil {
+		m.Fatal(err)
+	}
+	var xids []uint32
+	for _, r := range results {
+		for _, row := range r.Rows {
+			xid, err := strconv.ParseUint(string(row[0]), 10, 32)
+			if err != nil {
+				m.Fatal(err)
+			}
+			xids = append(xids, uint32(xid))
+		}
+	}
+	if len(xids) != 2 {
+		m.Fatalf("two rows gave transactions %v", xids)
+	}
+	return xids[0], xids[1]
 }
 
 func (m *marker) describe(name string, xid uint32) mark {

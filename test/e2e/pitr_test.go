@@ -80,16 +80,17 @@ func TestPointInTime(t *testing.T) {
 	before := m.mark("before-load")
 	stop := w.work(journal)
 	first := w.backup(leader)
-	a := m.mark("a")
+	m.mark("a")
 	m.exec("select pg_create_restore_point('between-a-and-b')")
 	b := m.mark("b")
 	// Two commits as close as one connection can make them.
-	c1, c2 := m.insert("c1"), m.insert("c2")
+	c1, c2 := m.twice("c1", "c2")
 	k1, k2 := m.describe("c1", c1), m.describe("c2", c2)
 	if !k1.at.Before(k2.at) {
 		t.Fatalf("commits at %s and %s", k1.at, k2.at)
 	}
 	t.Logf("two commits %s apart", k2.at.Sub(k1.at))
+	m.archived() // what follows lies in another segment
 	d := m.mark("d")
 	m.mark("e")
 	stop()
@@ -178,11 +179,11 @@ func TestPointInTime(t *testing.T) {
 	t.Run("gaps", func(t *testing.T) {
 		sub := *w
 		sub.T, sub.restore = t, 200
-		// One before the backup does no harm; one between it and the target is refused.
+		// One before the backup or behind the target does no harm; one between them is refused.
 		sub.lose(segmentOf(idle.StartLSN, 1))
+		sub.lose(segmentOf(d.lsn, 1))
 		sub.restoreAndStart(leader, "--target-time", stamp(k1.at)).stop()
-		sub.lose(segmentOf(a.lsn, 1))
-		sub.refused(leader, 4, []string{"--target-time", stamp(k2.at), "--target-timeline", "1"}, segmentOf(a.lsn, 1), "nearest")
+		sub.refused(leader, 4, []string{"--target-time", stamp(d.at), "--target-timeline", "1"}, segmentOf(d.lsn, 1), "nearest")
 	})
 }
 

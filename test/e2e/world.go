@@ -55,10 +55,10 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	w.cluster = lab.StartCluster(t, lab.ClusterOptions{
 		Members: o.members, Major: o.major, Etcd: o.etcd, HAProxy: true,
 		Parameters:     map[string]string{"track_commit_timestamp": "on"}, // marks know their commit's time
-		ArchiveCommand: w.binary + " --config {home}/pgha.yaml archive-push %p",
-		RestoreCommand: w.binary + " --config {home}/pgha.yaml archive-get %f %p",
+		ArchiveCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-push %p",
+		RestoreCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-get %f %p",
 		Prepare: func(m *lab.Member) {
-			run.WriteFile(m.User, 0o600, w.config(m, endpoint)+o.extra, filepath.Base(m.Home), "pgha.yaml")
+			run.WriteFile(m.User, 0o600, w.config(m, endpoint)+o.extra, "pgha-"+m.Name+".yaml")
 			run.Mkdir(m.User, 0o700, filepath.Base(m.Home), "state")
 		},
 	})
@@ -87,20 +87,20 @@ func (r result) String() string {
 	return fmt.Sprintf("exit %d\nstdout: %s\nstderr: %s", r.code, r.stdout, r.stderr)
 }
 
-// do runs our program as the member's user, as a person would on that node.
+// do runs our program as the member's user, as a person would on that node. Its
+// configuration lies beside the member's home: a killed member does not take it along.
 func (w *world) do(m *lab.Member, args ...string) result {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), 5*time.Minute)
 	defer cancel()
-	argv := append([]string{w.binary, "--config", filepath.Join(m.Home, "pgha.yaml")}, args...)
+	argv := append([]string{w.binary, "--config", m.Run().Path("pgha-" + m.Name + ".yaml")}, args...)
 	cmd := m.Run().Command(ctx, m.User, nil, argv...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		w.Fatalf("%s: %v", strings.Join(args, " "), err)
-	} else if err != nil && exit.ExitCode() < 0 {
-		w.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
+		w.Errorf("%s: %v", strings.Join(args, " "), err)
+		return result{code: -1}
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -220,7 +219,7 @@ func (w *world) judge(what string, target restore.Target) {
 	}
 	pg := w.copyOf(p, action, nil)
 	if err := pg.TryStart(60 * time.Second); err != nil {
-		w.t.Errorf("%s: plan %v\n%v", what, strings.Join(p.Steps(), "\n"), err)
+		w.t.Errorf("%s: plan %+v\n%v", what, p, err)
 		return
 	}
 	defer pg.Stop("immediate")

@@ -132,8 +132,9 @@ func standbyTable(t *testing.T, l *ledger) {
 		}
 		end()
 		l.proxy.Set(next...)
-		_ = os.Remove(filepath.Join(stateDir, "archive-get.failed")) // as ten seconds do
 		lab.Poll(t, 30*time.Second, fmt.Sprintf("row %d after %s", row, tr.name), func() error {
+			// As ten seconds do; a get that was still under way may leave it again.
+			_ = os.Remove(filepath.Join(stateDir, "archive-get.failed"))
 			n, recovering, err := state(p)
 			if err == nil && (n < row || !recovering) {
 				err = fmt.Errorf("%d rows, in recovery %v", n, recovering)
