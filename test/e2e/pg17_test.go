@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -44,7 +43,7 @@ func TestSeventeen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		manifest, err := postgres.ParseBackupManifest(bytes.NewReader(content))
+		manifest, err := postgres.ParseBackupManifest(content)
 		if err != nil || manifest.Version != 2 || manifest.System != backup.System {
 			t.Errorf("backup_manifest of version %d and system %s, want 2 and %s: %v", manifest.Version, manifest.System, backup.System, err)
 		}

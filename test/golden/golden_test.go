@@ -109,7 +109,7 @@ func decode(t *testing.T, r *catalog.Repository, b *catalog.Backup, key, file st
 		if err != nil {
 			return "", err
 		}
-		parsed, err := postgres.ParseBackupManifest(bytes.NewReader(content))
+		parsed, err := postgres.ParseBackupManifest(content)
 		if err == nil && (parsed.Version != 1 || len(parsed.Files) == 0) {
 			err = fmt.Errorf("version %d, %d files", parsed.Version, len(parsed.Files))
 		}
