@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,15 +17,14 @@ import (
 
 // checker gathers problems with the paths of their fields, and where the value is from.
 type checker struct {
-	file     string
-	origins  map[string]string
+	*Config
 	problems []string
 }
 
 func (k *checker) bad(path, format string, args ...any) {
 	line, from := "", ""
-	if origin, ok := k.origins[path]; ok {
-		if line, ok = strings.CutPrefix(origin, k.file+":"); ok {
+	if origin, ok := k.Origins[path]; ok {
+		if line, ok = strings.CutPrefix(origin, k.File+":"); ok {
 			line += ": "
 		} else {
 			line, from = "", " (from "+origin+")"
@@ -48,10 +48,6 @@ func (k *checker) absolute(path, value string) {
 	k.want(value == "" || filepath.IsAbs(value), path, "%q is not an absolute path", value)
 }
 
-func (k *checker) positive(path string, d time.Duration) {
-	k.want(d > 0, path, "want more than 0s")
-}
-
 func (k *checker) within(path string, v, least, most Size) {
 	k.want(v >= least && v <= most, path, "%s is not from %s to %s", v, least, most)
 }
@@ -59,8 +55,8 @@ func (k *checker) within(path string, v, least, most Size) {
 // Validate returns everything that is wrong as one *Error, or nil. It adds
 // warnings for what is only unwise.
 func (c *Config) Validate() error {
-	k := checker{file: c.File, origins: c.Origins}
-	c.validateCluster(&k)
+	k := checker{Config: c}
+	k.cluster()
 	advice := ""
 	switch len(c.Repositories) {
 	case 0:
@@ -70,22 +66,21 @@ func (c *Config) Validate() error {
 			advice = adviceFile
 		}
 	case 1:
-		c.validateRepository(&k, "repositories[0]", c.Repositories[0])
+		k.repository("repositories[0]", c.Repositories[0])
 	default:
 		k.bad("repositories", "%d repositories are given; this version uses one", len(c.Repositories))
 	}
 	a, b := c.Archive, c.Backup
 	k.absolute("archive.spool", a.Spool)
 	k.within("archive.get_batch", Size(a.GetBatch), 1, 64)
-	k.positive("archive.push_timeout", a.PushTimeout)
-	k.positive("archive.get_standby_timeout", a.GetStandbyTimeout)
-	k.positive("archive.get_rewind_timeout", a.GetRewindTimeout)
-	k.positive("archive.get_recovery_timeout", a.GetRecoveryTimeout)
+	walk("", reflect.ValueOf(*c), func(path string, v reflect.Value) {
+		d, ok := v.Interface().(time.Duration)
+		k.want(!ok || d > 0, path, "want more than 0s")
+	})
 	k.within("backup.workers", Size(b.Workers), 1, 64)
 	k.want(b.RateLimit == 0 || b.RateLimit >= 1<<20, "backup.rate_limit", "%s a second is less than 1MiB", b.RateLimit)
 	k.within("backup.pack_size", b.PackSize, 16<<20, 64<<30)
 	k.within("backup.part_size", b.PartSize, 5<<20, 1<<30)
-	k.positive("backup.wal_timeout", b.WALTimeout)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
 	if len(k.problems) > 0 {
@@ -94,7 +89,8 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-func (c *Config) validateCluster(k *checker) {
+func (k *checker) cluster() {
+	c := k.Config
 	k.absolute("patroni.config", c.Patroni.Config)
 	k.absolute("cluster.data_dir", c.Cluster.DataDir)
 	k.absolute("cluster.bin_dir", c.Cluster.BinDir)
@@ -114,18 +110,18 @@ func (c *Config) validateCluster(k *checker) {
 	k.want((e.CertFile == "") == (e.KeyFile == ""), "patroni.etcd", "cert_file and key_file go together")
 }
 
-func (c *Config) validateRepository(k *checker, at string, r Repository) {
+func (k *checker) repository(at string, r Repository) {
 	k.want(r.Name != "", at+".name", "not given; any word, for example main")
 	_, _, err := codec.Parse(r.Codec, r.Level)
 	k.want(err == nil, at+".codec", "%v", err)
 	k.oneOf(at+".conditional_writes", r.ConditionalWrites, Required, Emulate)
 	switch r.Type {
 	case TypeS3:
-		c.validateS3(k, at+".s3", r.S3)
+		k.s3(at+".s3", r.S3)
 		k.want(r.File == (File{}), at+".file", "given for a repository of type s3")
 	case TypeFile:
 		k.want(r.S3 == defaultRepository().S3, at+".s3", "given for a repository of type file")
-		c.validateFile(k, at+".file.path", r.File.Path)
+		k.directory(at+".file.path", r.File.Path)
 	case "":
 		k.bad(at+".type", "not given; s3, or file for a directory")
 	default:
@@ -133,7 +129,7 @@ func (c *Config) validateRepository(k *checker, at string, r Repository) {
 	}
 }
 
-func (c *Config) validateS3(k *checker, at string, s S3) {
+func (k *checker) s3(at string, s S3) {
 	u, err := url.Parse(s.Endpoint)
 	switch {
 	case s.Endpoint == "":
@@ -160,13 +156,13 @@ func (c *Config) validateS3(k *checker, at string, s S3) {
 	k.absolute(at+".credentials_file", s.CredentialsFile)
 }
 
-func (c *Config) validateFile(k *checker, at, dir string) {
+func (k *checker) directory(at, dir string) {
 	if dir == "" {
 		k.bad(at, "not given; the directory of the repository")
 		return
 	}
 	k.absolute(at, dir)
-	data := c.Cluster.DataDir
+	data := k.Cluster.DataDir
 	if data == "" {
 		return
 	}
@@ -176,6 +172,6 @@ func (c *Config) validateFile(k *checker, at, dir string) {
 	}
 	var one, other syscall.Stat_t
 	if syscall.Stat(data, &one) == nil && syscall.Stat(dir, &other) == nil && one.Dev == other.Dev {
-		c.warn("repository %s is on the same filesystem as the data directory %s: one broken disk takes both", dir, data)
+		k.warn("repository %s is on the same filesystem as the data directory %s: one broken disk takes both", dir, data)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
@@ -37,36 +36,15 @@ type Pusher struct {
 	Now     func() time.Time
 }
 
-// ForeignError refuses a file of another cluster than PGDATA's.
-type ForeignError struct {
-	Path             string
-	System, Expected postgres.SystemIdentifier
-}
+// RefusedError refuses a file that is whole but must not be archived from here:
+// one of another cluster than PGDATA's, or of a restored copy in the archive that
+// it came from.
+type RefusedError struct{ Problem, Advice string }
 
-func (e *ForeignError) Error() string {
-	return fmt.Sprintf("%s comes from system %s, its data directory is of system %s", e.Path, e.System, e.Expected)
-}
+func (e *RefusedError) Error() string { return e.Problem }
 
 // Hint says what an operator does next.
-func (e *ForeignError) Hint() string {
-	return "the file was copied here from another cluster: remove it and its .ready file, it is not WAL of this server"
-}
-
-// OriginError refuses WAL of a restored copy in the archive that it came from.
-type OriginError struct {
-	File   string // the path of pgha.origin.json
-	Origin catalog.Origin
-}
-
-func (e *OriginError) Error() string {
-	return fmt.Sprintf("this data directory was restored from backup %s of %s: it may not write into the archive it came from", e.Origin.Backup, e.Origin.Scope)
-}
-
-// Hint says what an operator does next.
-func (e *OriginError) Hint() string {
-	return "if it is to replace the cluster that it came from, and that one is stopped for good, release it: rm " + e.File +
-		"; if it is a copy, give it archive_mode=off or a scope of its own"
-}
+func (e *RefusedError) Hint() string { return e.Advice }
 
 // Push stores one file; path is PostgreSQL's %p, relative or absolute. Only without
 // an error may the file be acknowledged.
@@ -104,7 +82,8 @@ func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 	case err == nil && src.system == 0:
 		src.system, src.size = control.System, control.SegmentSize
 	case err == nil && src.system != control.System:
-		return &ForeignError{Path: path, System: src.system, Expected: control.System}
+		return &RefusedError{fmt.Sprintf("%s comes from system %s, its data directory is of system %s", path, src.system, control.System),
+			"the file was copied here from another cluster: remove it and its .ready file, it is not WAL of this server"}
 	case err != nil && src.system == 0:
 		return fmt.Errorf("find the cluster that %s belongs to: %w", path, err)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -126,7 +105,9 @@ func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 		return fmt.Errorf("find out where this data directory was restored from: %s: %w", name, err)
 	}
 	if origin.Scope == p.Scope && origin.System == src.system {
-		return &OriginError{File: name, Origin: origin}
+		return &RefusedError{fmt.Sprintf("this data directory was restored from backup %s of %s: it may not write into the archive it came from", origin.Backup, origin.Scope),
+			"if it is to replace the cluster that it came from, and that one is stopped for good, release it: rm " + name +
+				"; if it is a copy, give it archive_mode=off or a scope of its own"}
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func TestPushFromRestoredCopy(t *testing.T) {
 	b, _ := json.Marshal(catalog.Origin{Format: 1, Scope: "main", System: control.System})
 	write(t, name, b)
 	_, err = pusher(mem.New(), "").Push(t.Context(), path)
-	if refused, ok := errors.AsType[*OriginError](err); !ok || !strings.Contains(refused.Hint(), "rm "+name) {
+	if refused, ok := errors.AsType[*RefusedError](err); !ok || !strings.Contains(refused.Hint(), "rm "+name) {
 		t.Errorf("from a restored copy: %v", err)
 	}
 	write(t, name, []byte("not json"))

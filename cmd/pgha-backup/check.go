@@ -125,12 +125,11 @@ func checkDirectories(k *checklist, c config.Config, uid int) {
 			k.good("data directory", "%s", dir)
 		}
 	}
-	if dir := c.Cluster.StateDir; dir != "" {
-		if err := writable(dir); err != nil {
-			k.say("state directory", wrong, "install -d -m 0700 -o postgres -g postgres "+dir, "%v", err)
-		} else {
-			k.good("state directory", "%s", dir)
-		}
+	dir := c.Cluster.StateDir // always set: derived from the scope
+	if err := writable(dir); err != nil {
+		k.say("state directory", wrong, "install -d -m 0700 -o postgres -g postgres "+dir, "%v", err)
+	} else {
+		k.good("state directory", "%s", dir)
 	}
 	if dir := c.Cluster.BinDir; dir != "" {
 		if _, err := os.Stat(filepath.Join(dir, "postgres")); err != nil {
@@ -210,12 +209,11 @@ func (a *app) checkClock(ctx context.Context, k *checklist, bucket storage.Bucke
 		k.trouble("clock", err)
 		return
 	}
-	skew := max(before.Add(-time.Second).Sub(object.Modified), object.Modified.Sub(after), 0)
-	if skew > skewAllowed {
+	if skew := max(before.Add(-time.Second).Sub(object.Modified), object.Modified.Sub(after)); skew > skewAllowed {
 		k.say("clock", wrong, "run a time service on this host and on the store", "the store's clock and ours are %s apart", skew.Round(time.Second))
-		return
+	} else {
+		k.good("clock", "the store's and ours agree")
 	}
-	k.good("clock", "the store's and ours agree")
 }
 
 func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {

@@ -69,7 +69,6 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
-	config := a.config
 	repository, _, err := a.chosen(ctx, f.system)
 	if err != nil {
 		return err
@@ -95,7 +94,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		return a.printPlan(plan, ground)
 	}
 	a.announce(plan, f)
-	bin, err := restore.FindBinDir(ctx, plan.Backup.Version.Major(), config.Cluster.BinDir)
+	bin, err := restore.FindBinDir(ctx, plan.Backup.Version.Major(), a.config.Cluster.BinDir)
 	if err != nil {
 		if f.start {
 			return err
@@ -103,7 +102,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		a.log.Warn("pg_verifybackup will not judge the copy", "why", err)
 	}
 	if ground.State == restore.Replaced && !f.yes {
-		if err := a.confirm(config.Cluster.Scope, ground); err != nil {
+		if err := a.confirm(a.config.Cluster.Scope, ground); err != nil {
 			return err
 		}
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // systemIdentifier says which cluster's repository a reader means (R8): the one
-// given, else that of the local data directory, else Patroni's, else the only one
-// there is.
+// given, else that of the local data directory, else Patroni's initialize key (the
+// leader need not be known for that), else the only one there is.
 func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.SystemIdentifier, error) {
 	c := a.config
 	if given != "" {
@@ -25,8 +25,12 @@ func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.Syst
 	if control, err := wal.ReadControl(c.Cluster.DataDir); err == nil {
 		return control.System, nil
 	}
-	if id, ok := a.patroniSystem(ctx); ok {
-		return id, nil
+	if a.hasPatroni() {
+		t, err := a.topology(ctx)
+		if t.SystemIdentifier != 0 {
+			return t.SystemIdentifier, nil
+		}
+		a.log.Debug("the system identifier could not be had from Patroni", "error", err)
 	}
 	bucket, err := a.bucket()
 	if err != nil {
@@ -43,11 +47,8 @@ func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.Syst
 	case 1:
 		return found[0], nil
 	}
-	names := make([]string, len(found))
-	for i, id := range found {
-		names[i] = id.String()
-	}
-	return 0, fail(exitUsage, "say which with --system-id; there are "+strings.Join(names, ", "),
+	names := strings.Trim(strings.ReplaceAll(fmt.Sprint(found), " ", ", "), "[]")
+	return 0, fail(exitUsage, "say which with --system-id; there are "+names,
 		"repository %s holds %d clusters named %s", c.Repository().Name, len(found), c.Cluster.Scope)
 }
 
@@ -59,17 +60,4 @@ func (a *app) chosen(ctx context.Context, given string) (*catalog.Repository, po
 	}
 	repository, err := a.repository(system)
 	return repository, system, err
-}
-
-// patroniSystem is what Patroni's initialize key says; 0 if nobody can be asked.
-// The leader need not be known for that.
-func (a *app) patroniSystem(ctx context.Context) (postgres.SystemIdentifier, bool) {
-	if !a.hasPatroni() {
-		return 0, false
-	}
-	t, err := a.topology(ctx)
-	if err != nil {
-		a.log.Debug("the system identifier could not be had from Patroni", "error", err)
-	}
-	return t.SystemIdentifier, t.SystemIdentifier != 0
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -149,21 +150,32 @@ func neitherTable(t *testing.T, l *ledger) {
 	config, _ := l.config(quickRecovery)
 	dir := l.run.Mkdir(lab.User1, 0o755, "neither")
 	elsewhere := l.run.Mkdir(lab.User1, 0o755, "elsewhere")
-	file := l.files[3]
-	dest := filepath.Join(dir, file)
-	for _, tr := range troubles {
-		rules, end := l.cause(tr, file)
-		l.proxy.Set(rules...)
-		code, out := l.call(elsewhere, "--config", config, "archive-get", file, dest)
-		end()
-		l.proxy.Set()
-		if code != 75 {
-			t.Errorf("%s: exit %d\n%s", tr.name, code, out)
-		}
-		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-			t.Fatalf("%s: left %v %v", tr.name, left, err)
-		}
+	// Every trouble has a file of its own here, so that all wait out their second together.
+	var rules []faultproxy.Rule
+	var ends []func()
+	for i, tr := range troubles {
+		its, end := l.cause(tr, l.files[3+i])
+		rules, ends = append(rules, its...), append(ends, end)
 	}
+	l.proxy.Set(rules...)
+	var calls sync.WaitGroup
+	for i, tr := range troubles {
+		calls.Go(func() {
+			file := l.files[3+i]
+			if code, out := l.call(elsewhere, "--config", config, "archive-get", file, filepath.Join(dir, file)); code != 75 {
+				t.Errorf("%s: exit %d\n%s", tr.name, code, out)
+			}
+		})
+	}
+	calls.Wait()
+	for _, end := range ends {
+		end()
+	}
+	l.proxy.Set()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Fatalf("left %v %v", left, err)
+	}
+	dest := filepath.Join(dir, "wanted")
 	for _, absent := range []string{"0000000100000000000000F0", "00000002.history", "000000020000000000000004", l.files[3] + ".partial"} {
 		want := 1
 		if strings.HasSuffix(absent, ".partial") {
