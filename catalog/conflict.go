@@ -70,10 +70,7 @@ func (r *Repository) resolutions(ctx context.Context) (map[string]string, error)
 			continue
 		}
 		var resolution Resolution
-		if err := r.readJSON(ctx, object.Key, 1<<16, &resolution); err != nil {
-			return nil, err
-		}
-		if err := checkFormat(string(object.Key), resolution.Format); err != nil {
+		if err := r.readDocument(ctx, object.Key, 1<<16, &resolution); err != nil {
 			return nil, err
 		}
 		byFile[name] = resolution.SHA256
