@@ -58,13 +58,12 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 	var listed []TimelineWAL
 	for _, tli := range timelines {
 		t := TimelineWAL{Timeline: tli}
-		for entry, err := range r.ListWAL(ctx, tli, postgres.WALFile{}) {
-			if err != nil {
-				return Archive{}, err
-			}
-			if entry.File.Kind == postgres.WALSegment {
-				t.add(entry, info.SegmentSize)
-			}
+		entries, err := r.Segments(ctx, tli, postgres.Segment{})
+		if err != nil {
+			return Archive{}, err
+		}
+		for _, entry := range entries {
+			t.add(entry, info.SegmentSize)
 		}
 		listed = append(listed, t)
 	}

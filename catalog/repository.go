@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -119,28 +120,36 @@ func (r *Repository) Create(ctx context.Context, size postgres.SegmentSize, cond
 func Systems(ctx context.Context, bucket storage.Bucket, prefix, scope string) ([]postgres.SystemIdentifier, error) {
 	root := storage.Key(join(prefix, scope) + "/")
 	var found []postgres.SystemIdentifier
-	for after := root; ; {
-		name, err := firstName(ctx, bucket, root, after)
-		if err != nil || name == "" {
-			return found, err
+	for name, err := range names(ctx, bucket, root, root) {
+		if err != nil {
+			return nil, err
 		}
 		if id, err := postgres.ParseSystemIdentifier(name); err == nil {
 			found = append(found, id)
 		}
-		after = root + storage.Key(name) + "0" // '0' follows '/': past everything under name/
 	}
+	return found, nil
 }
 
-// firstName is the first path element below root that sorts after `after`.
-func firstName(ctx context.Context, bucket storage.Bucket, root, after storage.Key) (string, error) {
-	for object, err := range bucket.List(ctx, root, after) {
-		if err != nil {
-			return "", err
+// names yields the first path element of every key below root that sorts after
+// `after`, each once, with one short list for each.
+func names(ctx context.Context, bucket storage.Bucket, root, after storage.Key) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for more := true; more; {
+			more = false
+			for object, err := range bucket.List(ctx, root, after) {
+				name, _, below := strings.Cut(strings.TrimPrefix(string(object.Key), string(root)), "/")
+				if !yield(name, err) || err != nil {
+					return
+				}
+				more, after = true, object.Key
+				if below {
+					after = root + storage.Key(name) + "0" // '0' follows '/': past everything under name/
+				}
+				break
+			}
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(root)), "/")
-		return name, nil
 	}
-	return "", nil
 }
 
 // readDocument reads a JSON document of at most limit bytes.
