@@ -3,7 +3,6 @@ package catalog
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -31,16 +30,13 @@ const (
 // Manifest reads one backup's manifest: storage.ErrNotExist if there is none.
 func (r *Repository) Manifest(ctx context.Context, id BackupID) (Manifest, error) {
 	key := r.keys.backup(id, manifestName)
-	data, err := storage.ReadAll(ctx, r.bucket, key, maxManifest)
-	if err != nil {
+	var m Manifest
+	if err := r.readDocument(ctx, key, maxManifest, &m); err != nil {
 		return Manifest{}, err
 	}
-	m, err := DecodeManifest(data)
+	err := m.Validate()
 	if err == nil && (m.ID != id || m.System != r.at.System) {
 		err = fmt.Errorf("names backup %s of system %s", m.ID, m.System)
-	}
-	if errors.Is(err, ErrFormat) {
-		return Manifest{}, fmt.Errorf("%s: %w", key, err)
 	}
 	if err != nil {
 		return Manifest{}, fmt.Errorf("%s: %w: %w", key, codec.ErrCorrupt, err)

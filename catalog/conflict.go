@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,44 +62,39 @@ func (r *Repository) resolutions(ctx context.Context) (map[string]string, error)
 	if r.resolved.byFile != nil && time.Since(r.resolved.read) < resolutionsAge {
 		return r.resolved.byFile, nil
 	}
-	byFile := map[string]string{}
+	files, err := r.conflicts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(files, func(_, sha string) bool { return sha == "" })
+	r.resolved.byFile, r.resolved.read = files, time.Now()
+	return files, nil
+}
+
+// conflicts are all WAL files of which two contents are kept, with the sha256 that
+// counts; "" where nobody has said.
+func (r *Repository) conflicts(ctx context.Context) (map[string]string, error) {
+	files := map[string]string{}
 	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
 		if err != nil {
 			return nil, fmt.Errorf("list WAL conflicts: %w", err)
 		}
-		name, ok := strings.CutSuffix(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/resolved")
-		if !ok {
-			continue
-		}
+		file, name, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
 		var resolution Resolution
-		if err := r.readJSON(ctx, object.Key, 1<<16, &resolution); err != nil {
-			return nil, err
+		if name == "resolved" {
+			if err := r.readDocument(ctx, object.Key, 1<<16, &resolution); err != nil {
+				return nil, err
+			}
 		}
-		if err := checkFormat(string(object.Key), resolution.Format); err != nil {
-			return nil, err
-		}
-		byFile[name] = resolution.SHA256
+		files[file] = resolution.SHA256 // "resolved" sorts after every hash
 	}
-	r.resolved.byFile, r.resolved.read = byFile, time.Now()
-	return byFile, nil
+	return files, nil
 }
 
 // Conflicts names the WAL files of which two contents are kept and nobody has said
 // yet which one counts.
 func (r *Repository) Conflicts(ctx context.Context) ([]string, error) {
-	resolved, err := r.resolutions(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var open []string
-	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
-		if err != nil {
-			return nil, fmt.Errorf("list WAL conflicts: %w", err)
-		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
-		if _, done := resolved[name]; !done && (len(open) == 0 || open[len(open)-1] != name) {
-			open = append(open, name)
-		}
-	}
-	return open, nil
+	files, err := r.conflicts(ctx)
+	maps.DeleteFunc(files, func(_, sha string) bool { return sha != "" })
+	return slices.Sorted(maps.Keys(files)), err
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 )
 
@@ -21,22 +20,13 @@ type RunID string
 const idTime = "20060102T150405Z"
 
 var (
-	idPattern       = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z0-9](-?[a-z0-9])*$`)
-	schedulePattern = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9])*$`)
-	runPattern      = regexp.MustCompile(`^[0-9a-f]{8}$`)
+	idPattern  = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z0-9](-?[a-z0-9])*$`)
+	runPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
 )
 
 // ManualID names a backup that a person asked for now.
 func ManualID(now time.Time) BackupID {
 	return BackupID(now.UTC().Format(idTime) + "-manual-" + randomHex(2))
-}
-
-// ScheduledID names the backup of one scheduled time.
-func ScheduledID(scheduled time.Time, schedule string) (BackupID, error) {
-	if !schedulePattern.MatchString(schedule) || len(schedule) > 64 || strings.HasPrefix(schedule, "manual") {
-		return "", fmt.Errorf("schedule name %q: want at most 64 lower-case letters, digits and single '-', not beginning with \"manual\"", schedule)
-	}
-	return BackupID(scheduled.UTC().Format(idTime) + "-" + schedule), nil
 }
 
 // ParseBackupID checks a name as a user or a key gives it.

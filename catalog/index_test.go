@@ -9,6 +9,8 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+	"github.com/pgha-backup/pgha-backup/storage/mem"
 )
 
 // honest is a manifest and its index: two packs, of PGDATA and of a tablespace.
@@ -169,8 +171,17 @@ func TestHostileManifestIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := DecodeManifest(data); err == nil {
-			t.Errorf("%s: accepted", name)
+		bucket := mem.New()
+		r := New(bucket, Location{Scope: "demo", System: good.System}, Options{})
+		if err := bucket.Put(t.Context(), r.keys.backup(good.ID, manifestName), data, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		want := codec.ErrCorrupt
+		if m.Format > Format {
+			want = ErrFormat
+		}
+		if _, err := r.Manifest(t.Context(), good.ID); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"hash/crc32"
-	"io"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -193,15 +192,6 @@ func (f *frameWriter) flush() error {
 	f.sum.Write(f.frame)
 	f.stored += int64(len(f.frame))
 	f.lengths = append(f.lengths, len(f.frame))
-	if n, err := f.out.Write(f.frame); err != nil || n != len(f.frame) {
-		return errors.Join(err, shortWrite(n, len(f.frame)))
-	}
-	return nil
-}
-
-func shortWrite(n, want int) error {
-	if n != want {
-		return io.ErrShortWrite
-	}
-	return nil
+	_, err = f.out.Write(f.frame)
+	return err
 }

@@ -58,13 +58,12 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 	var listed []TimelineWAL
 	for _, tli := range timelines {
 		t := TimelineWAL{Timeline: tli}
-		for entry, err := range r.ListWAL(ctx, tli, postgres.WALFile{}) {
-			if err != nil {
-				return Archive{}, err
-			}
-			if entry.File.Kind == postgres.WALSegment {
-				t.add(entry, info.SegmentSize)
-			}
+		entries, err := r.Segments(ctx, tli, postgres.Segment{})
+		if err != nil {
+			return Archive{}, err
+		}
+		for _, entry := range entries {
+			t.add(entry, info.SegmentSize)
 		}
 		listed = append(listed, t)
 	}
@@ -108,9 +107,7 @@ func gap(tli postgres.TimelineID, begin, end uint64, size postgres.SegmentSize) 
 	if begin >= end {
 		return nil
 	}
-	at := func(n uint64) postgres.Segment {
-		return postgres.Segment{Timeline: tli, Log: uint32(n / size.PerLog()), Seg: uint32(n % size.PerLog())}
-	}
+	at := func(n uint64) postgres.Segment { return postgres.SegmentAt(tli, postgres.LSN(n*uint64(size)), size) }
 	return []Range{{First: at(begin), Last: at(end - 1), Segments: int(end - begin)}}
 }
 
@@ -171,8 +168,7 @@ func (a Archive) history(tli postgres.TimelineID) (postgres.TimelineHistory, boo
 // newest timeline that had begun by the end of that segment.
 func (a Archive) segmentOn(h postgres.TimelineHistory, n uint64) postgres.Segment {
 	end := postgres.LSN((n+1)*uint64(a.SegmentSize) - 1)
-	tli := h.TimelineAt(end)
-	return postgres.Segment{Timeline: tli, Log: uint32(n / a.SegmentSize.PerLog()), Seg: uint32(n % a.SegmentSize.PerLog())}
+	return postgres.SegmentAt(h.TimelineAt(end), end, a.SegmentSize)
 }
 
 // maxNeeded bounds the WAL of one backup that is believed, in segments.
@@ -200,49 +196,50 @@ func (a Archive) branches(m Manifest) (found []postgres.TimelineHistory) {
 	return found
 }
 
+// complete is the newest branch on which all the WAL of a backup is archived.
+func (a Archive) complete(m Manifest) (h postgres.TimelineHistory, needed []postgres.Segment, ok bool) {
+	for _, h := range a.branches(m) {
+		needed := a.needed(h, m)
+		if !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
+			return h, needed, true
+		}
+	}
+	return h, nil, false
+}
+
 // Lacks names the segments from a backup's start to its stop that the archive does
 // not have. If its timeline ended with the stop segment unarchived, the same
 // segment of a timeline that was forked off later serves (R15).
 func (a Archive) Lacks(m Manifest) []postgres.Segment {
-	var missing []postgres.Segment
-	for _, h := range a.branches(m) { // the backup's own timeline comes last
-		missing = slices.DeleteFunc(a.needed(h, m), a.has)
-		if len(missing) == 0 {
-			return nil
-		}
+	if _, _, ok := a.complete(m); ok {
+		return nil
 	}
-	if missing == nil { // nothing of its timeline is there, or nobody knows its history
-		missing = slices.DeleteFunc(a.needed(postgres.RootHistory(m.StopTLI), m), a.has)
+	own := postgres.RootHistory(m.StopTLI) // where nobody knows its history
+	if branches := a.branches(m); len(branches) > 0 {
+		own = branches[len(branches)-1]
 	}
-	return missing
+	return slices.DeleteFunc(a.needed(own, m), a.has)
 }
 
 // WAL names the segments from a backup's start to its stop, as they are archived;
 // nil if they are not all there or its timeline's history is missing.
 func (a Archive) WAL(m Manifest) []postgres.Segment {
-	for _, h := range a.branches(m) {
-		if needed := a.needed(h, m); !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
-			return needed
-		}
-	}
-	return nil
+	_, needed, _ := a.complete(m)
+	return needed
 }
 
 // Frontier is the last segment that can be replayed from a backup along the newest
 // branch, without a hole; false if the backup's own WAL is not complete.
 func (a Archive) Frontier(m Manifest) (WALEntry, bool) {
-	for _, h := range a.branches(m) {
-		needed := a.needed(h, m)
-		if len(needed) == 0 || slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
-			continue
-		}
-		last := needed[len(needed)-1]
-		for n := last.Number(a.SegmentSize) + 1; a.has(a.segmentOn(h, n)); n++ {
-			last = a.segmentOn(h, n)
-		}
-		return a.entry(last), true
+	h, needed, _ := a.complete(m)
+	if len(needed) == 0 {
+		return WALEntry{}, false
 	}
-	return WALEntry{}, false
+	last := needed[len(needed)-1]
+	for n := last.Number(a.SegmentSize) + 1; a.has(a.segmentOn(h, n)); n++ {
+		last = a.segmentOn(h, n)
+	}
+	return a.entry(last), true
 }
 
 // entry is the listed entry if the segment is a timeline's last, else its name alone.

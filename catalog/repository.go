@@ -1,10 +1,13 @@
 package catalog
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -41,18 +44,9 @@ type Repository struct {
 
 // New looks at nothing: it names a repository that may not exist yet.
 func New(bucket storage.Bucket, at Location, options Options) *Repository {
-	if options.Codec == "" {
-		options.Codec = codec.Zstd
-	}
-	if options.Level == "" {
-		options.Level = codec.Default
-	}
-	if options.PartSize == 0 {
-		options.PartSize = 16 << 20
-	}
-	if options.InFlight == 0 {
-		options.InFlight = 2
-	}
+	options.Codec = cmp.Or(options.Codec, codec.Zstd)
+	options.Level = cmp.Or(options.Level, codec.Default)
+	options.InFlight = cmp.Or(options.InFlight, 2)
 	return &Repository{bucket: bucket, keys: newLayout(at.Prefix, at.Scope, at.System), at: at, options: options}
 }
 
@@ -82,7 +76,7 @@ func checkFormat(what string, format int) error {
 		return fmt.Errorf("%s has format %d, this version reads up to %d: %w; upgrade pgha-backup on this host", what, format, Format, ErrFormat)
 	}
 	if format < 1 {
-		return fmt.Errorf("%s has no format number: not one of ours, or damaged", what)
+		return fmt.Errorf("%s has no format number: not one of ours, or damaged: %w", what, codec.ErrCorrupt)
 	}
 	return nil
 }
@@ -90,10 +84,7 @@ func checkFormat(what string, format int) error {
 // Info reads repository.json: storage.ErrNotExist if nothing was archived yet.
 func (r *Repository) Info(ctx context.Context) (Info, error) {
 	var info Info
-	if err := r.readJSON(ctx, r.keys.repository(), 1<<16, &info); err != nil {
-		return Info{}, err
-	}
-	if err := checkFormat(string(r.keys.repository()), info.Format); err != nil {
+	if err := r.readDocument(ctx, r.keys.repository(), 1<<16, &info); err != nil {
 		return Info{}, err
 	}
 	if info.SystemIdentifier != r.at.System {
@@ -111,7 +102,7 @@ func (r *Repository) Create(ctx context.Context, size postgres.SegmentSize, cond
 	}
 	info := Info{Format: Format, Scope: r.at.Scope, SystemIdentifier: r.at.System, SegmentSize: size,
 		Created: now.UTC().Truncate(time.Second), ConditionalWrites: conditionalWrites}
-	err := r.createJSON(ctx, r.keys.repository(), info)
+	err := r.createDocument(ctx, r.keys.repository(), info)
 	if !errors.Is(err, storage.ErrExist) {
 		return info, err
 	}
@@ -129,45 +120,87 @@ func (r *Repository) Create(ctx context.Context, size postgres.SegmentSize, cond
 func Systems(ctx context.Context, bucket storage.Bucket, prefix, scope string) ([]postgres.SystemIdentifier, error) {
 	root := storage.Key(join(prefix, scope) + "/")
 	var found []postgres.SystemIdentifier
-	for after := root; ; {
-		name, err := firstName(ctx, bucket, root, after)
-		if err != nil || name == "" {
-			return found, err
+	for name, err := range names(ctx, bucket, root, root) {
+		if err != nil {
+			return nil, err
 		}
 		if id, err := postgres.ParseSystemIdentifier(name); err == nil {
 			found = append(found, id)
 		}
-		after = root + storage.Key(name) + "0" // '0' follows '/': past everything under name/
 	}
+	return found, nil
 }
 
-// firstName is the first path element below root that sorts after `after`.
-func firstName(ctx context.Context, bucket storage.Bucket, root, after storage.Key) (string, error) {
-	for object, err := range bucket.List(ctx, root, after) {
-		if err != nil {
-			return "", err
+// names yields the first path element of every key below root that sorts after
+// `after`, each once, with one short list for each.
+func names(ctx context.Context, bucket storage.Bucket, root, after storage.Key) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for more := true; more; {
+			more = false
+			for object, err := range bucket.List(ctx, root, after) {
+				name, _, below := strings.Cut(strings.TrimPrefix(string(object.Key), string(root)), "/")
+				if !yield(name, err) || err != nil {
+					return
+				}
+				more, after = true, object.Key
+				if below {
+					after = root + storage.Key(name) + "0" // '0' follows '/': past everything under name/
+				}
+				break
+			}
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(root)), "/")
-		return name, nil
 	}
-	return "", nil
 }
 
-func (r *Repository) readJSON(ctx context.Context, key storage.Key, limit int64, v any) error {
+// readDocument reads a JSON document of at most limit bytes.
+func (r *Repository) readDocument(ctx context.Context, key storage.Key, limit int64, v any) error {
 	data, err := storage.ReadAll(ctx, r.bucket, key, limit)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s is damaged: %w", key, err)
+	return decodeDocument(string(key), data, v)
+}
+
+// decodeDocument looks at the format first: a newer one may differ in everything else.
+func decodeDocument(what string, data []byte, v any) error {
+	var head struct {
+		Format int `json:"format"`
+	}
+	err := json.Unmarshal(data, &head)
+	if err == nil {
+		if err := checkFormat(what, head.Format); err != nil {
+			return err
+		}
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", what, codec.ErrCorrupt, err)
 	}
 	return nil
 }
 
-func (r *Repository) createJSON(ctx context.Context, key storage.Key, v any) error {
+// createDocument stores a JSON document as create does.
+func (r *Repository) createDocument(ctx context.Context, key storage.Key, v any) error {
 	data, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	return r.bucket.Put(ctx, key, append(data, '\n'), storage.PutOptions{IfAbsent: true})
+	return r.create(ctx, key, append(data, '\n'))
+}
+
+// create stores an object once and for all. Where the name is taken, the same bytes
+// mean that the answer to our own write was lost; others are storage.ErrExist.
+func (r *Repository) create(ctx context.Context, key storage.Key, data []byte) error {
+	err := r.bucket.Put(ctx, key, data, storage.PutOptions{IfAbsent: true})
+	if !errors.Is(err, storage.ErrExist) {
+		return err
+	}
+	there, readErr := storage.ReadAll(ctx, r.bucket, key, max(int64(len(data)), maxManifest))
+	if readErr != nil {
+		return fmt.Errorf("compare with the %s that is there: %w", key, readErr)
+	}
+	if !bytes.Equal(there, data) {
+		return err
+	}
+	return nil
 }

@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -42,11 +41,7 @@ func (r *Repository) StartRun(ctx context.Context, s Started) (*Run, error) {
 	}
 	s.Format, s.Run = Format, NewRunID()
 	u := &Run{ID: s.ID, Run: s.Run, repository: r}
-	data, err := json.MarshalIndent(s, "", " ")
-	if err == nil {
-		_, err = u.putDocument(ctx, startedName, append(data, '\n'))
-	}
-	if err != nil {
+	if err := r.createDocument(ctx, r.keys.run(s.ID, s.Run, startedName), s); err != nil {
 		return nil, fmt.Errorf("record the start of backup %s: %w", s.ID, err)
 	}
 	return u, nil
@@ -59,8 +54,12 @@ func (u *Run) Commit(ctx context.Context, m Manifest, index Index, backupManifes
 	r := u.repository
 	m.Format, m.ID, m.Run, m.Scope, m.System = Format, u.ID, u.Run, r.at.Scope, r.at.System
 	m.Codec = r.options.Codec
-	if err := u.comparePacks(ctx, m); err != nil {
+	var lost findings
+	if err := r.compareRun(ctx, m, m.packSizes(), &lost); err != nil {
 		return m, err
+	}
+	if len(lost.all) > 0 {
+		return m, fmt.Errorf("%s %s: nothing was committed", lost.all[0].Object, lost.all[0].Problem)
 	}
 	indexDocument, err := packIndex(u.ID, u.Run, index)
 	if err != nil {
@@ -83,93 +82,49 @@ func (u *Run) Commit(ctx context.Context, m Manifest, index Index, backupManifes
 	if err := m.Validate(); err != nil {
 		return m, fmt.Errorf("manifest of %s: %w", m.ID, err)
 	}
-	return m, u.putManifest(ctx, m)
-}
-
-// putManifest is the commit. A taken name may be our own lost answer.
-func (u *Run) putManifest(ctx context.Context, m Manifest) error {
-	r := u.repository
-	key := r.keys.backup(u.ID, manifestName)
-	err := r.createJSON(ctx, key, m)
+	err = r.createDocument(ctx, r.keys.backup(u.ID, manifestName), m)
 	if errors.Is(err, storage.ErrExist) {
-		there, readErr := r.Manifest(ctx, u.ID)
-		switch {
-		case readErr != nil:
-			return fmt.Errorf("read the manifest that is there: %w", readErr)
-		case there.Run != u.Run:
-			return fmt.Errorf("backup %s, run %s: %w (run %s)", u.ID, u.Run, ErrCommitted, there.Run)
-		}
-		err = nil
+		err = ErrCommitted
 	}
 	if err != nil {
-		return fmt.Errorf("commit backup %s: %w", u.ID, err)
+		return m, fmt.Errorf("commit backup %s, run %s: %w", u.ID, u.Run, err)
 	}
-	return nil
+	return m, nil
 }
 
 func (u *Run) putDocument(ctx context.Context, name string, data []byte) (Document, error) {
 	document := Document{Size: int64(len(data)), SHA256: hexSHA256(data)}
-	key := u.repository.keys.run(u.ID, u.Run, name)
-	err := u.repository.bucket.Put(ctx, key, data, storage.PutOptions{IfAbsent: true})
-	if errors.Is(err, storage.ErrExist) { // a lost answer: the run's name is ours alone
-		there, readErr := storage.ReadAll(ctx, u.repository.bucket, key, document.Size)
-		if readErr == nil && hexSHA256(there) == document.SHA256 {
-			err = nil
-		}
-	}
-	if err != nil {
+	if err := u.repository.create(ctx, u.repository.keys.run(u.ID, u.Run, name), data); err != nil {
 		return document, fmt.Errorf("store %s of backup %s: %w", name, u.ID, err)
 	}
 	return document, nil
 }
 
-// comparePacks lists the run and insists on every pack with its size.
-func (u *Run) comparePacks(ctx context.Context, m Manifest) error {
-	sizes, err := u.repository.runSizes(ctx, u.ID, u.Run)
-	if err != nil {
-		return err
-	}
+func (m Manifest) packSizes() map[string]int64 {
+	sizes := map[string]int64{}
 	for _, pack := range m.Packs {
-		size, ok := sizes[pack.Name]
-		if !ok {
-			return fmt.Errorf("pack %s of backup %s, run %s is gone from the store: nothing was committed", pack.Name, u.ID, u.Run)
-		}
-		if size != pack.Size {
-			return fmt.Errorf("pack %s of backup %s, run %s has %d bytes in the store, %d were written: nothing was committed",
-				pack.Name, u.ID, u.Run, size, pack.Size)
-		}
+		sizes[pack.Name] = pack.Size
 	}
-	return nil
+	return sizes
 }
 
-// runSizes lists a run's objects by name.
-func (r *Repository) runSizes(ctx context.Context, id BackupID, run RunID) (map[string]int64, error) {
-	prefix := r.keys.run(id, run, "")
+// compareRun lists a run's objects and finds those that are missing or have another
+// size than wanted.
+func (r *Repository) compareRun(ctx context.Context, m Manifest, want map[string]int64, found *findings) error {
+	prefix := r.keys.run(m.ID, m.Run, "")
 	sizes := map[string]int64{}
 	for object, err := range r.bucket.List(ctx, prefix, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list backup %s: %w", id, err)
+			return fmt.Errorf("list backup %s: %w", m.ID, err)
 		}
 		sizes[string(object.Key[len(prefix):])] = object.Size
 	}
-	return sizes, nil
-}
-
-// DecodeManifest reads a manifest and refuses newer formats, contradictions and
-// paths that lead outside.
-func DecodeManifest(data []byte) (Manifest, error) {
-	var m Manifest
-	var head struct {
-		Format int `json:"format"`
+	for name, size := range want {
+		if there, ok := sizes[name]; !ok {
+			found.add(m.ID, string(prefix)+name, "is missing")
+		} else if there != size {
+			found.add(m.ID, string(prefix)+name, "has %d bytes, the manifest says %d", there, size)
+		}
 	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return m, fmt.Errorf("manifest is damaged: %w", err)
-	}
-	if err := checkFormat("manifest", head.Format); err != nil {
-		return m, err
-	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return m, fmt.Errorf("manifest is damaged: %w", err)
-	}
-	return m, m.Validate()
+	return nil
 }

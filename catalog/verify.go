@@ -63,21 +63,11 @@ func (f *findings) judge(backup BackupID, object string, err error) error {
 // look; findings are what it saw.
 func (r *Repository) VerifyBackup(ctx context.Context, m Manifest, a Archive, level VerifyLevel) ([]Finding, error) {
 	var found findings
-	sizes, err := r.runSizes(ctx, m.ID, m.Run)
+	want := m.packSizes()
+	want[indexName], want[backupManifestName] = m.Index.Size, m.BackupManifest.Size
+	err := r.compareRun(ctx, m, want, &found)
 	if err != nil {
 		return nil, err
-	}
-	expect := map[string]int64{indexName: m.Index.Size, backupManifestName: m.BackupManifest.Size}
-	for _, pack := range m.Packs {
-		expect[pack.Name] = pack.Size
-	}
-	for name, want := range expect {
-		key := string(r.keys.run(m.ID, m.Run, name))
-		if size, ok := sizes[name]; !ok {
-			found.add(m.ID, key, "is missing")
-		} else if size != want {
-			found.add(m.ID, key, "has %d bytes, the manifest says %d", size, want)
-		}
 	}
 	for _, s := range a.Lacks(m) {
 		found.add(m.ID, string(r.keys.wal(postgres.WALFile{Kind: postgres.WALSegment, Segment: s})), "is missing: the backup cannot become consistent without it")

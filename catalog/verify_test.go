@@ -215,7 +215,7 @@ func TestConflicts(t *testing.T) {
 	if open, err := r.Conflicts(t.Context()); err != nil || !slices.Equal(open, []string{file.String()}) {
 		t.Fatal(open, err)
 	}
-	if err := r.createJSON(t.Context(), r.keys.resolved(file), Resolution{Format: Format, SHA256: conflict.Ours.SHA256}); err != nil {
+	if err := r.createDocument(t.Context(), r.keys.resolved(file), Resolution{Format: Format, SHA256: conflict.Ours.SHA256}); err != nil {
 		t.Fatal(err)
 	}
 	again := New(bucket, r.Location(), Options{})

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
@@ -109,6 +111,52 @@ func TestPutWALLostAnswer(t *testing.T) {
 		}
 		if _, err := walRepository(inner).GetWAL(t.Context(), file, &bytes.Buffer{}); !errors.Is(err, codec.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// cutting ends every body with a broken connection after n bytes.
+type cutting struct {
+	storage.Bucket
+	n int64
+}
+
+func (c cutting) Get(ctx context.Context, key storage.Key, span storage.Span) (io.ReadCloser, error) {
+	body, err := c.Bucket.Get(ctx, key, span)
+	if err != nil {
+		return nil, err
+	}
+	lost := iotest.ErrReader(&storage.Error{Op: "read", Key: key, Err: io.ErrUnexpectedEOF, Retry: true})
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(io.LimitReader(body, c.n), lost), body}, nil
+}
+
+// A header may be longer than the first look at it; a connection that breaks in it
+// is trouble, not damage.
+func TestLongHeader(t *testing.T) {
+	file := segmentFile(t, "000000010000000000000005")
+	body, facts := segment(walSize, 'a', 0)
+	for i := range 200 {
+		facts.Tablespaces = append(facts.Tablespaces, postgres.Tablespace{OID: uint32(i + 1), Path: "/a/long/enough/path"})
+	}
+	bucket := mem.New()
+	if _, err := walRepository(bucket).PutWAL(t.Context(), file, body, facts); err != nil {
+		t.Fatal(err)
+	}
+	object, err := walRepository(bucket).StatWAL(t.Context(), file)
+	if err != nil || len(object.Facts.Tablespaces) != 200 {
+		t.Fatal(object, err)
+	}
+	for _, n := range []int64{0, 3, 16, 100, 3000, 7000} {
+		r := walRepository(cutting{bucket, n})
+		_, statErr := r.StatWAL(t.Context(), file)
+		_, getErr := r.GetWAL(t.Context(), file, io.Discard)
+		for _, err := range []error{statErr, getErr} {
+			if !storage.IsRetryable(err) || errors.Is(err, codec.ErrCorrupt) {
+				t.Errorf("cut after %d bytes: %v", n, err)
+			}
 		}
 	}
 }

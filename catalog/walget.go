@@ -33,39 +33,24 @@ func (r *Repository) StatWALEntry(ctx context.Context, entry WALEntry) (WALObjec
 	if entry.key == "" {
 		return r.StatWAL(ctx, entry.File)
 	}
-	for want := int64(4 << 10); ; {
-		head, err := r.readSpan(ctx, entry.key, storage.Span{Length: min(want, entry.Size)})
-		if err != nil {
-			return WALObject{}, err
-		}
-		object, need, err := decodeWALHeader(head)
-		if err == nil && need > len(head) {
-			if int64(need) > entry.Size || int64(need) <= want {
-				return WALObject{}, fmt.Errorf("%s: %w: header is longer than the object", entry.key, codec.ErrCorrupt)
-			}
-			want = int64(need)
-			continue
-		}
-		if err == nil {
-			err = object.check(entry.File, r.at.System)
-		}
-		if err != nil {
-			return WALObject{}, fmt.Errorf("%s: %w", entry.key, err)
-		}
-		return object, nil
+	object, err := r.statSpan(ctx, entry, 4<<10)
+	if errors.Is(err, codec.ErrCorrupt) && entry.Size > 4<<10 { // perhaps only longer than that
+		object, err = r.statSpan(ctx, entry, maxWALHeader+codec.HeaderPrefix)
 	}
+	return object, err
 }
 
-func (r *Repository) readSpan(ctx context.Context, key storage.Key, span storage.Span) ([]byte, error) {
-	body, err := r.bucket.Get(ctx, key, span)
+func (r *Repository) statSpan(ctx context.Context, entry WALEntry, length int64) (WALObject, error) {
+	body, err := r.bucket.Get(ctx, entry.key, storage.Span{Length: min(length, entry.Size)})
 	if err != nil {
-		return nil, err
+		return WALObject{}, err
 	}
-	data, err := io.ReadAll(io.LimitReader(body, span.Length))
+	object, _, err := r.readWALHeader(body, entry.File)
+	_, _ = io.Copy(io.Discard, body) // a body read to its end leaves its connection to the next call
 	if err = errors.Join(err, body.Close()); err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return WALObject{}, fmt.Errorf("%s: %w", entry.key, err)
 	}
-	return data, nil
+	return object, nil
 }
 
 // GetWAL writes a stored WAL file's plaintext to w and checks it against its
@@ -89,29 +74,8 @@ func (r *Repository) getWAL(ctx context.Context, key storage.Key, file postgres.
 		return object, err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	head := make([]byte, codec.HeaderPrefix)
-	if n, err := io.ReadFull(body, head); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-			return object, fmt.Errorf("%w: object of %d bytes", codec.ErrCorrupt, n)
-		}
-		return object, err
-	}
-	prefix, payload, err := codec.HeaderLength(head)
+	object, head, err := r.readWALHeader(body, file)
 	if err != nil {
-		return object, err
-	}
-	if payload > maxWALHeader {
-		return object, fmt.Errorf("%w: header claims %d bytes", codec.ErrCorrupt, payload)
-	}
-	rest := make([]byte, max(0, prefix+payload-len(head)))
-	if _, err := io.ReadFull(body, rest); err != nil {
-		return object, fmt.Errorf("%w: header is cut: %v", codec.ErrCorrupt, err)
-	}
-	head = append(head, rest...)
-	if object, _, err = decodeWALHeader(head); err != nil {
-		return object, err
-	}
-	if err := object.check(file, r.at.System); err != nil {
 		return object, err
 	}
 	return object, decodeBody(w, codec.Detect(head), io.MultiReader(bytes.NewReader(head), body), object)

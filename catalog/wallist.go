@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,37 +94,30 @@ func (r *Repository) AnyAfter(ctx context.Context, file postgres.WALFile) (bool,
 	}
 	// "wal/00000002" sorts before its history file and its segments.
 	after := storage.Key(string(r.keys.walRoot()) + file.Segment.Timeline.String())
-	name, err := firstName(ctx, r.bucket, r.keys.walRoot(), after)
-	return name != "", err
+	for _, err := range names(ctx, r.bucket, r.keys.walRoot(), after) {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 // Timelines lists every timeline of which the archive holds a segment or a history.
 func (r *Repository) Timelines(ctx context.Context) ([]postgres.TimelineID, error) {
 	var found []postgres.TimelineID
-	root := r.keys.walRoot()
-	for after := storage.Key(""); ; {
-		name, err := firstName(ctx, r.bucket, root, after)
-		if err != nil || name == "" {
-			return found, err
+	for name, err := range names(ctx, r.bucket, r.keys.walRoot(), "") {
+		if err != nil {
+			return nil, err
 		}
 		digits, _, _ := strings.Cut(name, ".")
 		file, err := postgres.ParseWALFile(digits + ".history")
-		after = root + storage.Key(name) + "0"
-		if err != nil {
-			continue
-		}
-		tli := file.Segment.Timeline
-		if n := len(found); n == 0 || found[n-1] != tli {
+		if tli := file.Segment.Timeline; err == nil && !slices.Contains(found, tli) {
 			found = append(found, tli)
 		}
-		if !strings.Contains(name, ".") {
-			continue
-		}
-		after = root + storage.Key(name) // the segments follow right behind the history
 	}
+	return found, nil
 }
 
-// Histories reads every timeline history in the archive.
+// Histories reads every timeline history in the archive. Timeline 1 has none; where
+// another's is missing, a planner refuses.
 func (r *Repository) Histories(ctx context.Context) (map[postgres.TimelineID]postgres.TimelineHistory, error) {
 	timelines, err := r.Timelines(ctx)
 	if err != nil {
@@ -131,23 +125,17 @@ func (r *Repository) Histories(ctx context.Context) (map[postgres.TimelineID]pos
 	}
 	found := map[postgres.TimelineID]postgres.TimelineHistory{}
 	for _, tli := range timelines {
-		history, err := r.History(ctx, tli)
+		var text bytes.Buffer
+		_, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			found[tli], err = postgres.ParseTimelineHistory(tli, text.Bytes())
+		}
 		if err != nil {
-			if errors.Is(err, storage.ErrNotExist) {
-				continue // timeline 1 has none; for others the planner refuses
-			}
 			return nil, err
 		}
-		found[tli] = history
 	}
 	return found, nil
-}
-
-// History reads one timeline's history: storage.ErrNotExist if it is not archived.
-func (r *Repository) History(ctx context.Context, tli postgres.TimelineID) (postgres.TimelineHistory, error) {
-	var text bytes.Buffer
-	if _, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text); err != nil {
-		return postgres.TimelineHistory{}, err
-	}
-	return postgres.ParseTimelineHistory(tli, text.Bytes())
 }

@@ -1,11 +1,11 @@
 package catalog
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 
@@ -110,26 +110,40 @@ func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
 	return slices.Concat(append([][]byte{out}, frames...)...), nil
 }
 
-// decodeWALHeader reads a header from an object's first bytes. If there are too
-// few of them, need says how many are wanted.
-func decodeWALHeader(head []byte) (o WALObject, need int, err error) {
+// readWALHeader reads the header of a WAL file's object from its beginning, and
+// returns the bytes that it took. An object that ends early is corrupt.
+func (r *Repository) readWALHeader(body io.Reader, file postgres.WALFile) (o WALObject, head []byte, err error) {
+	if head, err = readWhole(body, nil, codec.HeaderPrefix); err != nil {
+		return o, nil, err
+	}
 	prefix, payload, err := codec.HeaderLength(head)
 	if err != nil {
-		return o, 0, err
+		return o, nil, err
 	}
 	if payload > maxWALHeader {
-		return o, 0, fmt.Errorf("%w: header claims %d bytes", codec.ErrCorrupt, payload)
+		return o, nil, fmt.Errorf("%w: header claims %d bytes", codec.ErrCorrupt, payload)
 	}
-	if need = prefix + payload; len(head) < need {
-		return o, need, nil
+	if head, err = readWhole(body, head, prefix+payload-len(head)); err != nil {
+		return o, nil, err
 	}
-	if err := json.Unmarshal(head[prefix:need], &o); err != nil {
-		return o, 0, fmt.Errorf("%w: header: %v", codec.ErrCorrupt, err)
+	if err := json.Unmarshal(head[prefix:prefix+payload], &o); err != nil {
+		return o, nil, fmt.Errorf("%w: header: %v", codec.ErrCorrupt, err)
 	}
 	if o.Size < 0 || o.Size > 1<<30 || o.Facts != nil && int64(o.Facts.ValidEnd) > o.Size {
-		return o, 0, fmt.Errorf("%w: header: size %d", codec.ErrCorrupt, o.Size)
+		return o, nil, fmt.Errorf("%w: header: size %d", codec.ErrCorrupt, o.Size)
 	}
-	return o, cmp.Or(need, 1), nil
+	return o, head, o.check(file, r.at.System)
+}
+
+// readWhole appends n more bytes to head. That there are fewer is damage; a store
+// that breaks off wraps its error, and is none.
+func readWhole(body io.Reader, head []byte, n int) ([]byte, error) {
+	more := make([]byte, max(0, n))
+	_, err := io.ReadFull(body, more)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("%w: it ends within its header", codec.ErrCorrupt)
+	}
+	return append(head, more...), err
 }
 
 // maxWALHeader bounds a header: it grows only with restore points and

@@ -189,7 +189,8 @@ func multipart(ctx context.Context, t *trial) (string, error) {
 		}
 		if err == nil && commit {
 			err = u.Complete(ctx)
-		} else {
+		}
+		if err != nil || !commit {
 			err = errors.Join(err, u.Abort(ctx))
 		}
 		if err != nil {
