@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 CACHE   := $(or $(PGHA_CACHE),/var/cache/pgha-backup)
 # Expanded when a recipe runs, after deps may have installed a Go.
 WITH_GO  = export PATH="$$(test/deps/go-dir.sh):$(CACHE)/bin:$$PATH" GOTOOLCHAIN=local GOFLAGS="$${GOFLAGS:--buildvcs=false}";
-AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCHAIN env "PATH=$$PATH" )
+AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCHAIN,PGHA_CACHE,PGHA_KEEP env "PATH=$$PATH" )
 # What needs nothing but Go; everything below test/ needs real servers.
 UNIT     = $$(go list ./... | grep -v '/test/')
 FUZZTIME ?= 10s

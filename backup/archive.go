@@ -79,11 +79,12 @@ const (
 // wait returns when every segment of s, and the timeline's history, is stored and
 // holds what it must. It gives up after stall without progress and after limit.
 func (a *archiveWait) wait(ctx context.Context, s span) error {
-	var seen struct {
+	type state struct {
 		missing  int
 		archived int64
 		backlog  int
 	}
+	var seen state
 	began := time.Now()
 	progress, passed, pause := began, time.Time{}, firstLook
 	archiver := server.Archiver{}
@@ -97,9 +98,8 @@ func (a *archiveWait) wait(ctx context.Context, s span) error {
 			return a.verify(ctx, s)
 		}
 		now := time.Now()
-		if seen.missing != len(missing) || seen.archived != archiver.Archived || seen.backlog != archiver.Backlog {
-			progress = now
-			seen.missing, seen.archived, seen.backlog = len(missing), archiver.Archived, archiver.Backlog
+		if found := (state{len(missing), archiver.Archived, archiver.Backlog}); found != seen {
+			seen, progress = found, now
 		}
 		if !hasPassed(archiver, missing[0]) {
 			passed = time.Time{}
@@ -157,8 +157,7 @@ func (a *archiveWait) missing(ctx context.Context, s span) ([]postgres.WALFile, 
 			return nil, err
 		}
 	}
-	first, last := a.bounds(s)
-	stored, err := a.repository.Segments(ctx, s.timeline, first)
+	stored, err := a.repository.Segments(ctx, s.timeline, postgres.SegmentAt(s.timeline, s.first, a.size))
 	if err != nil {
 		return nil, err
 	}
@@ -166,11 +165,11 @@ func (a *archiveWait) missing(ctx context.Context, s span) ([]postgres.WALFile, 
 	for _, entry := range stored {
 		have[entry.File.Segment] = true
 	}
-	for seg := first; seg.Number(a.size) <= last.Number(a.size); seg = seg.Next(a.size) {
+	for _, seg := range a.segments(s) {
 		if have[seg] {
 			continue
 		}
-		if seg == last && a.lost {
+		if a.lost && seg == a.last(s) {
 			if _, ok, err := a.forked(ctx, s); err != nil || ok {
 				return missing, err
 			}
@@ -180,8 +179,17 @@ func (a *archiveWait) missing(ctx context.Context, s span) ([]postgres.WALFile, 
 	return missing, nil
 }
 
-func (a *archiveWait) bounds(s span) (first, last postgres.Segment) {
-	return postgres.SegmentAt(s.timeline, s.first, a.size), postgres.SegmentEndingAt(s.timeline, s.last, a.size)
+func (a *archiveWait) last(s span) postgres.Segment {
+	return postgres.SegmentEndingAt(s.timeline, s.last, a.size)
+}
+
+// segments are those of s, under its own timeline; none if a boundary lies between
+// its ends.
+func (a *archiveWait) segments(s span) (all []postgres.Segment) {
+	for seg := postgres.SegmentAt(s.timeline, s.first, a.size); seg.Number(a.size) <= a.last(s).Number(a.size); seg = seg.Next(a.size) {
+		all = append(all, seg)
+	}
+	return all
 }
 
 // forked looks for the last segment under a timeline that left ours in that very
@@ -192,7 +200,7 @@ func (a *archiveWait) forked(ctx context.Context, s span) (postgres.WALFile, boo
 	if err != nil {
 		return postgres.WALFile{}, false, err
 	}
-	_, last := a.bounds(s)
+	last := a.last(s)
 	for tli, history := range histories {
 		fork, ok := history.SwitchOf(s.timeline)
 		if !ok || fork < s.last || fork >= last.End(a.size) || history.TimelineAt(fork) != tli {
@@ -216,8 +224,8 @@ const statAtOnce = 8
 func (a *archiveWait) verify(ctx context.Context, s span) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(statAtOnce)
-	first, last := a.bounds(s)
-	for seg := first; seg.Number(a.size) <= last.Number(a.size); seg = seg.Next(a.size) {
+	last := a.last(s)
+	for _, seg := range a.segments(s) {
 		group.Go(func() error {
 			file := postgres.WALFile{Kind: postgres.WALSegment, Segment: seg}
 			object, err := a.repository.StatWAL(ctx, file)

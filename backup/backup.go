@@ -36,6 +36,8 @@ type take struct {
 	copier *copier
 	ended  server.Stop
 	label  postgres.BackupLabel
+	// by commit
+	manifest catalog.Manifest
 }
 
 // Take takes a full backup of a running primary and commits it. It is a
@@ -44,45 +46,41 @@ type take struct {
 // error after the start ends the session of source.Server, and backup mode with it.
 func Take(ctx context.Context, source Source, repository *catalog.Repository, options Options) (catalog.Manifest, error) {
 	t := &take{source: source, repository: repository, options: options.withDefaults()}
-	t.tell(PhasePreflight)
-	t.prepareWait()
-	if err := t.preflight(ctx); err != nil {
-		return catalog.Manifest{}, err
+	t.archive = &archiveWait{repository: repository, server: source.Server, stall: t.options.ArchiveStall, limit: t.options.ArchiveLimit,
+		warn: t.warn, waiting: func(text string) { tell(t, options.Events.Waiting, text) }}
+	for _, step := range []struct {
+		phase Phase
+		run   func(context.Context) error
+	}{
+		{PhasePreflight, t.preflight}, {PhaseStart, t.start}, {PhaseCopy, t.copyFiles}, {PhaseStop, t.stop}, {PhaseWAL, t.awaitWAL}, {PhaseCommit, t.commit},
+	} {
+		tell(t, options.Events.Phase, step.phase)
+		if err := step.run(ctx); err != nil {
+			if step.phase != PhasePreflight {
+				source.Server.Close()
+			}
+			return catalog.Manifest{}, err
+		}
 	}
-	m, err := t.take(ctx)
-	if err != nil {
-		source.Server.Close()
-		return catalog.Manifest{}, err
-	}
-	return m, nil
+	return t.manifest, nil
 }
 
-func (t *take) take(ctx context.Context) (catalog.Manifest, error) {
-	t.tell(PhaseStart)
-	if err := t.start(ctx); err != nil {
-		return catalog.Manifest{}, err
+// tell tells an event to who wants it, never two at once.
+func tell[T any](t *take, event func(T), what T) {
+	if event != nil {
+		t.telling.Lock()
+		defer t.telling.Unlock()
+		event(what)
 	}
-	t.tell(PhaseCopy)
-	if err := t.copyFiles(ctx); err != nil {
-		return catalog.Manifest{}, err
-	}
-	t.tell(PhaseStop)
-	if err := t.stop(ctx); err != nil {
-		return catalog.Manifest{}, err
-	}
-	t.tell(PhaseWAL)
-	if err := t.archive.wait(ctx, span{t.began.Timeline, t.began.LSN, t.ended.LSN}); err != nil {
-		return catalog.Manifest{}, err
-	}
-	t.tell(PhaseCommit)
-	return t.commit(ctx)
 }
+
+func (t *take) warn(text string) { tell(t, t.options.Events.Warning, text) }
 
 // start brings the server into backup mode and makes sure that we see its files
 // as it does.
 func (t *take) start(ctx context.Context) error {
 	var err error
-	if t.began, err = t.source.Server.StartBackup(ctx, "pgha-backup "+string(t.options.ID), true); err != nil {
+	if t.began, err = t.source.Server.StartBackup(ctx, "pgha-backup "+string(t.options.ID)); err != nil {
 		return err
 	}
 	if _, t.control, err = readControl(t.source.PGDATA); err != nil {
@@ -154,7 +152,7 @@ func (t *take) watch(ctx context.Context, done <-chan struct{}, p Progress) erro
 		case <-tick.C:
 		}
 		p.Files, p.Bytes = int(t.copier.files.Load()), t.copier.bytes.Load()
-		t.with(t.options.Events.Progress != nil, func() { t.options.Events.Progress(p) })
+		tell(t, t.options.Events.Progress, p)
 		if finished {
 			return nil
 		}
@@ -223,9 +221,8 @@ func (t *take) stop(ctx context.Context) error {
 			return err
 		}
 	}
-	index, info, err := pack.Close()
-	info.EndLSN = t.ended.LSN
-	pack.stored.index, pack.stored.info = index, info
+	pack.stored.index, pack.stored.info, err = pack.Close()
+	pack.stored.info.EndLSN = t.ended.LSN
 	return err
 }
 
@@ -251,7 +248,12 @@ func (t *take) settleTablespaces() error {
 	return nil
 }
 
-func (t *take) commit(ctx context.Context) (catalog.Manifest, error) {
+// awaitWAL waits until the repository holds what the backup needs to be consistent.
+func (t *take) awaitWAL(ctx context.Context) error {
+	return t.archive.wait(ctx, span{t.began.Timeline, t.began.LSN, t.ended.LSN})
+}
+
+func (t *take) commit(ctx context.Context) error {
 	m := catalog.Manifest{
 		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: "file-copy", Tool: t.options.Tool, Comment: t.options.Comment,
 		Version: t.facts.Version, SegmentSize: t.facts.SegmentSize,
@@ -280,9 +282,11 @@ func (t *take) commit(ctx context.Context) (catalog.Manifest, error) {
 	var manifest bytes.Buffer
 	ranges := []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
 	if err := postgres.WriteBackupManifest(&manifest, t.facts.Version, t.facts.System, files, ranges); err != nil {
-		return catalog.Manifest{}, err
+		return err
 	}
-	return t.run.Commit(ctx, m, index, manifest.Bytes())
+	var err error
+	t.manifest, err = t.run.Commit(ctx, m, index, manifest.Bytes())
+	return err
 }
 
 func (t *take) settings() catalog.Settings {
@@ -294,29 +298,4 @@ func (t *take) settings() catalog.Settings {
 		BlockSize: int(c.BlockSize), RelationSegmentSize: int(c.RelationBlocks), CatalogVersion: int(c.CatalogVersion),
 		PGDATA: t.facts.DataDirectory, ConfigFile: t.facts.ConfigFile, GroupAccess: t.groupAccess,
 	}
-}
-
-// with calls an event, never two at once.
-func (t *take) with(wanted bool, call func()) {
-	if wanted {
-		t.telling.Lock()
-		defer t.telling.Unlock()
-		call()
-	}
-}
-
-func (t *take) tell(p Phase) {
-	t.with(t.options.Events.Phase != nil, func() { t.options.Events.Phase(p) })
-}
-
-func (t *take) warn(text string) {
-	t.with(t.options.Events.Warning != nil, func() { t.options.Events.Warning(text) })
-}
-
-func (t *take) prepareWait() {
-	t.archive = &archiveWait{repository: t.repository, server: t.source.Server,
-		stall: t.options.ArchiveStall, limit: t.options.ArchiveLimit, warn: t.warn,
-		waiting: func(text string) {
-			t.with(t.options.Events.Waiting != nil, func() { t.options.Events.Waiting(text) })
-		}}
 }

@@ -108,37 +108,38 @@ func (c *copier) open(ctx context.Context, volume uint32) (*openPack, error) {
 }
 
 func (c *copier) close(ctx context.Context, pack *openPack) error {
-	index, info, err := pack.Close()
-	if err != nil {
+	var err error
+	if pack.stored.index, pack.stored.info, err = pack.Close(); err != nil {
 		return err
 	}
-	if info.EndLSN, err = c.position(ctx); err != nil {
-		return err
-	}
-	pack.stored.index, pack.stored.info = index, info
-	return nil
+	pack.stored.info.EndLSN, err = c.position(ctx)
+	return err
 }
 
 func (c *copier) copy(ctx context.Context, pack *openPack, it item, buffer []byte) error {
-	info, err := os.Lstat(it.disk)
-	switch {
-	case it.dir && gone(err):
-		return nil
-	case it.dir && err == nil:
-		// A link stands here for a directory whose contents stay out.
-		mode := uint32(info.Mode().Perm())
-		if !info.IsDir() {
-			mode = 0o700
-		}
-		return pack.Directory(catalog.Entry{Path: it.path, Mode: mode, Modified: info.ModTime()})
-	case it.dir:
-		return fmt.Errorf("look at %s: %w", it.disk, err)
+	if it.dir {
+		return c.directory(pack, it)
 	}
 	if err := c.file(ctx, pack, it, buffer); err != nil {
 		return fmt.Errorf("back up %s: %w", it.disk, err)
 	}
 	c.files.Add(1)
 	return nil
+}
+
+func (c *copier) directory(pack *openPack, it item) error {
+	info, err := os.Lstat(it.disk)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", it.disk, err)
+	}
+	mode := uint32(info.Mode().Perm())
+	if !info.IsDir() { // a link stands here for a directory whose contents stay out
+		mode = 0o700
+	}
+	return pack.Directory(catalog.Entry{Path: it.path, Mode: mode, Modified: info.ModTime()})
 }
 
 func (c *copier) file(ctx context.Context, pack *openPack, it item, buffer []byte) error {

@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -35,21 +37,11 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Workers <= 0 {
-		o.Workers = 2
-	}
-	if o.PackSize <= 0 {
-		o.PackSize = 256 << 20
-	}
-	if o.ConditionalWrites == "" {
-		o.ConditionalWrites = "required"
-	}
-	if o.ArchiveStall <= 0 {
-		o.ArchiveStall = time.Minute
-	}
-	if o.ArchiveLimit <= 0 {
-		o.ArchiveLimit = time.Hour
-	}
+	o.Workers = cmp.Or(o.Workers, 2)
+	o.PackSize = cmp.Or(o.PackSize, 256<<20)
+	o.ConditionalWrites = cmp.Or(o.ConditionalWrites, "required")
+	o.ArchiveStall = cmp.Or(o.ArchiveStall, time.Minute)
+	o.ArchiveLimit = cmp.Or(o.ArchiveLimit, time.Hour)
 	return o
 }
 
@@ -112,10 +104,5 @@ var needed = map[string]bool{"base": true, "global": true, "pg_xact": true, "pg_
 	"pg_twophase": true, "pg_logical": true, "pg_tblspc": true}
 
 func inTablespaces(list []postgres.Tablespace, oid uint32) bool {
-	for _, t := range list {
-		if t.OID == oid {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(t postgres.Tablespace) bool { return t.OID == oid })
 }

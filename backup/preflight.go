@@ -99,7 +99,7 @@ func (t *take) openRepository(ctx context.Context) error {
 func (t *take) proveArchiving(ctx context.Context) error {
 	lsn, err := t.source.Server.CreateRestorePoint(ctx, fmt.Sprintf("%.63s", "pgha-backup "+string(t.options.ID)))
 	if err == nil {
-		_, err = t.source.Server.SwitchWAL(ctx)
+		err = t.source.Server.SwitchWAL(ctx)
 	}
 	if err == nil {
 		err = t.archive.wait(ctx, span{t.facts.Timeline, lsn, lsn})

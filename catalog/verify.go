@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -51,7 +52,7 @@ func (f *findings) judge(backup BackupID, object string, err error) error {
 		return nil
 	}
 	if errors.Is(err, codec.ErrCorrupt) || errors.Is(err, storage.ErrNotExist) || errors.Is(err, errTooLong) || errors.Is(err, storage.ErrSpan) {
-		f.add(backup, object, "%v", err)
+		f.add(backup, object, "%s", strings.TrimPrefix(err.Error(), object+": "))
 		return nil
 	}
 	return err

@@ -150,7 +150,7 @@ func Default() Config {
 	return Config{
 		Archive: Archive{GetBatch: 8, PushTimeout: 60 * time.Second, GetStandbyTimeout: 2 * time.Second,
 			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute},
-		Backup:  Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, WALTimeout: 10 * time.Minute},
+		Backup:  Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, WALTimeout: time.Hour},
 		Log:     Log{Level: "info", Format: "text"},
 		Origins: map[string]string{},
 	}

@@ -84,10 +84,10 @@ func (d *decoder) decodeStruct(n *yaml.Node, path string, v reflect.Value) {
 		d.problem(n, path, "want keys and values")
 		return
 	}
-	fields := map[string]int{}
+	fields := map[string]reflect.Value{}
 	for i := range v.NumField() {
 		if name := v.Type().Field(i).Tag.Get("yaml"); name != "-" {
-			fields[name] = i
+			fields[name] = v.Field(i)
 		}
 	}
 	seen := map[string]bool{}
@@ -103,7 +103,7 @@ func (d *decoder) decodeStruct(n *yaml.Node, path string, v reflect.Value) {
 		case !known:
 			d.problem(key, at, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
 		default:
-			d.decode(n.Content[i+1], at, v.Field(field))
+			d.decode(n.Content[i+1], at, field)
 		}
 		seen[key.Value] = true
 	}

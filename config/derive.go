@@ -1,11 +1,13 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -23,9 +25,7 @@ func (c *Config) derive(environ []string) error {
 		c.warnReadable(c.Patroni.Config)
 		c.fromPatroni(t)
 	}
-	if c.Patroni.Namespace == "" {
-		c.Patroni.Namespace = "/service"
-	}
+	c.Patroni.Namespace = cmp.Or(c.Patroni.Namespace, "/service")
 	if c.Cluster.StateDir == "" && c.Cluster.Scope != "" {
 		c.Cluster.StateDir = filepath.Join("/var/lib/pgha-backup", c.Cluster.Scope, c.Cluster.Member)
 	}
@@ -67,11 +67,7 @@ func (c *Config) fromPatroni(t tree) {
 		hide("patroni.etcd.password", &e.Password, password)
 		fill("patroni.etcd.ca_file", &e.CAFile, t.text(section+".cacert"))
 		fill("patroni.etcd.cert_file", &e.CertFile, t.text(section+".cert"))
-		key := t.text(section + ".key")
-		if key == "" { // one PEM may hold both
-			key = t.text(section + ".cert")
-		}
-		fill("patroni.etcd.key_file", &e.KeyFile, key)
+		fill("patroni.etcd.key_file", &e.KeyFile, cmp.Or(t.text(section+".key"), t.text(section+".cert"))) // one PEM may hold both
 		if e.CAFile == "" && len(endpoints) > 0 && strings.HasPrefix(endpoints[0], "https:") {
 			e.NoVerify = true
 			c.warn("%s has no %s.cacert: as Patroni does, etcd's certificate is not verified", origin, section)
@@ -80,11 +76,7 @@ func (c *Config) fromPatroni(t tree) {
 
 	a := &c.Patroni.API
 	fill("patroni.api.url", &a.URL, apiURL(t))
-	ca := t.text("ctl.cacert")
-	if ca == "" {
-		ca = t.text("restapi.cafile")
-	}
-	fill("patroni.api.ca_file", &a.CAFile, ca)
+	fill("patroni.api.ca_file", &a.CAFile, cmp.Or(t.text("ctl.cacert"), t.text("restapi.cafile")))
 	fill("patroni.api.cert_file", &a.CertFile, t.text("ctl.certfile"))
 	fill("patroni.api.key_file", &a.KeyFile, t.text("ctl.keyfile"))
 	a.NoVerify = t.truth("ctl.insecure")
@@ -96,28 +88,14 @@ func etcdEndpoints(t tree, section string) (endpoints []string, user, password s
 	at := func(key string) string { return section + "." + key }
 	user, password = t.text(at("username")), t.text(at("password"))
 	for _, key := range []string{"proxy", "url"} {
-		text := t.text(at(key))
-		if text == "" {
-			continue
-		}
-		u, err := url.Parse(text)
+		u, err := url.Parse(t.text(at(key)))
 		if err != nil || u.Host == "" {
 			continue
 		}
-		user, password = "", ""
-		if u.User != nil {
-			user = u.User.Username()
-			password, _ = u.User.Password()
-		}
-		return []string{u.Scheme + "://" + withPort(u.Host, "2379")}, user, password
+		password, _ := u.User.Password()
+		return []string{u.Scheme + "://" + withPort(u.Host, "2379")}, u.User.Username(), password
 	}
-	protocol, port := t.text(at("protocol")), t.text(at("port"))
-	if protocol == "" {
-		protocol = "http"
-	}
-	if port == "" {
-		port = "2379"
-	}
+	protocol, port := cmp.Or(t.text(at("protocol")), "http"), cmp.Or(t.text(at("port")), "2379")
 	hosts := t.list(at("hosts"))
 	if len(hosts) == 0 {
 		hosts = t.list(at("host"))
@@ -140,10 +118,7 @@ func withPort(host, port string) string {
 
 // apiURL is the REST API of the member whose file this is.
 func apiURL(t tree) string {
-	address := t.text("restapi.connect_address")
-	if address == "" {
-		address = t.text("restapi.listen")
-	}
+	address := cmp.Or(t.text("restapi.connect_address"), t.text("restapi.listen"))
 	if address == "" {
 		return ""
 	}
@@ -157,10 +132,7 @@ func apiURL(t tree) string {
 // localDSN connects to the member's own server as Patroni itself does: through the
 // unix socket if told so, else through localhost where the server listens there.
 func localDSN(t tree) string {
-	listen := t.text("postgresql.listen")
-	if listen == "" {
-		listen = t.text("postgresql.connect_address")
-	}
+	listen := cmp.Or(t.text("postgresql.listen"), t.text("postgresql.connect_address"))
 	hosts, port := listen, "5432"
 	if i := strings.LastIndexByte(listen, ':'); i >= 0 {
 		hosts, port = listen[:i], listen[i+1:]
@@ -171,9 +143,7 @@ func localDSN(t tree) string {
 	host := ""
 	for h := range strings.SplitSeq(hosts, ",") {
 		h = strings.Trim(strings.TrimSpace(h), "[]")
-		if host == "" {
-			host = h
-		}
+		host = cmp.Or(host, h)
 		switch strings.ToLower(h) {
 		case "*", "0.0.0.0", "::", "127.0.0.1", "localhost":
 			host = "localhost"
@@ -181,22 +151,14 @@ func localDSN(t tree) string {
 	}
 	if t.truth("postgresql.use_unix_socket") {
 		host = "/var/run/postgresql"
-		for _, dir := range t.list("postgresql.parameters.unix_socket_directories") {
-			if strings.HasPrefix(dir, "/") {
-				host = dir
-				break
-			}
+		dirs := t.list("postgresql.parameters.unix_socket_directories")
+		if i := slices.IndexFunc(dirs, filepath.IsAbs); i >= 0 {
+			host = dirs[i]
 		}
 	}
-	database := t.text("postgresql.database")
-	if database == "" {
-		database = "postgres"
-	}
+	database := cmp.Or(t.text("postgresql.database"), "postgres")
 	auth := "postgresql.authentication.superuser."
-	user := t.text(auth + "username")
-	if user == "" {
-		user = "postgres"
-	}
+	user := cmp.Or(t.text(auth+"username"), "postgres")
 	pairs := []string{pair("host", host), pair("port", port), pair("dbname", database), pair("user", user)}
 	for _, key := range []string{"password", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword"} {
 		if value := t.text(auth + key); value != "" {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -14,78 +15,53 @@ const envPrefix = "PGHA_BACKUP_"
 // EnvPath names the configuration file where --config does not.
 const EnvPath = envPrefix + "CONFIG"
 
-type variable struct {
-	name, path string
-	text       *string
-	secret     *Secret
-}
+// variableOf names the variable of a path: cluster.scope is CLUSTER_SCOPE. The
+// repository is the only one, and Patroni's etcd the only etcd.
+var variableOf = strings.NewReplacer("repositories[0].", "", "patroni.etcd.", "etcd.", ".", "_")
 
-// variables are the fields that the environment may set. A secret has a second
-// name ending in _FILE, of a file that holds it.
-func (c *Config) variables() []variable {
-	all := []variable{
-		{name: "CLUSTER_SCOPE", path: "cluster.scope", text: &c.Cluster.Scope},
-		{name: "CLUSTER_MEMBER", path: "cluster.member", text: &c.Cluster.Member},
-		{name: "CLUSTER_DATA_DIR", path: "cluster.data_dir", text: &c.Cluster.DataDir},
-		{name: "CLUSTER_BIN_DIR", path: "cluster.bin_dir", text: &c.Cluster.BinDir},
-		{name: "CLUSTER_STATE_DIR", path: "cluster.state_dir", text: &c.Cluster.StateDir},
-		{name: "CLUSTER_DSN", path: "cluster.dsn", secret: &c.Cluster.DSN},
-		{name: "PATRONI_CONFIG", path: "patroni.config", text: &c.Patroni.Config},
-		{name: "ETCD_PASSWORD", path: "patroni.etcd.password", secret: &c.Patroni.Etcd.Password},
-		{name: "LOG_LEVEL", path: "log.level", text: &c.Log.Level},
-		{name: "LOG_FORMAT", path: "log.format", text: &c.Log.Format},
-	}
-	if len(c.Repositories) == 0 {
-		return all
-	}
-	s3, at := &c.Repositories[0].S3, "repositories[0].s3."
-	return append(all,
-		variable{name: "S3_ENDPOINT", path: at + "endpoint", text: &s3.Endpoint},
-		variable{name: "S3_BUCKET", path: at + "bucket", text: &s3.Bucket},
-		variable{name: "S3_PREFIX", path: at + "prefix", text: &s3.Prefix},
-		variable{name: "S3_REGION", path: at + "region", text: &s3.Region},
-		variable{name: "S3_ACCESS_KEY", path: at + "access_key", secret: &s3.AccessKey},
-		variable{name: "S3_SECRET_KEY", path: at + "secret_key", secret: &s3.SecretKey},
-		variable{name: "S3_SESSION_TOKEN", path: at + "session_token", secret: &s3.SessionToken},
-	)
-}
-
-// override lets the environment replace fields.
+// override lets the environment replace texts. A secret has a second variable
+// ending in _FILE, of a file that holds it.
 func (c *Config) override(environ []string) (problems []string) {
 	given := map[string]string{}
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
-		if rest, ok := strings.CutPrefix(name, envPrefix); ok && name != EnvPath {
-			given[rest] = value
+		if strings.HasPrefix(name, envPrefix) && name != EnvPath {
+			given[name] = value
 		}
 	}
-	for _, v := range c.variables() {
-		value, ok := given[v.name]
-		file, fromFile := given[v.name+"_FILE"]
-		delete(given, v.name)
-		switch {
-		case v.text != nil && ok:
-			*v.text = value
-		case v.secret != nil && ok && fromFile:
-			problems = append(problems, fmt.Sprintf("%s: both %s and %s_FILE are set", v.path, envPrefix+v.name, envPrefix+v.name))
-		case v.secret != nil && ok:
-			*v.secret = NewSecret(value)
-		case v.secret != nil && fromFile:
-			text, err := c.secretFile(file)
-			if err != nil {
-				problems = append(problems, fmt.Sprintf("%s: %s_FILE: %v", v.path, envPrefix+v.name, err))
+	walk("", reflect.ValueOf(c).Elem(), func(path string, v reflect.Value) {
+		name := envPrefix + strings.ToUpper(variableOf.Replace(path))
+		value, direct := given[name]
+		file, fromFile := given[name+"_FILE"]
+		switch field := v.Addr().Interface().(type) {
+		case *string:
+			if !direct {
+				return
 			}
-			*v.secret = text
+			*field = value
+		case *Secret:
+			delete(given, name+"_FILE")
+			switch {
+			case direct && fromFile:
+				problems = append(problems, fmt.Sprintf("%s: both %s and %s_FILE are set", path, name, name))
+			case direct:
+				*field = NewSecret(value)
+			case fromFile:
+				var err error
+				if *field, err = c.secretFile(file); err != nil {
+					problems = append(problems, fmt.Sprintf("%s: %s_FILE: %v", path, name, err))
+				}
+			default:
+				return
+			}
 		default:
-			continue
+			return
 		}
-		if v.secret != nil {
-			delete(given, v.name+"_FILE")
-		}
-		c.Origins[v.path] = "environment"
-	}
+		delete(given, name)
+		c.Origins[path] = "environment"
+	})
 	for _, name := range slices.Sorted(maps.Keys(given)) {
-		c.warn("environment variable %s%s is not one of ours and was ignored", envPrefix, name)
+		c.warn("environment variable %s is not one of ours and was ignored", name)
 	}
 	return problems
 }

@@ -24,21 +24,12 @@ func (e *Error) Error() string {
 // Hint is what a person can do about it.
 func (e *Error) Hint() string { return e.Advice }
 
-// adviceRepository are the lines to add where there is no repository.
-const adviceRepository = `add a repository, for example:
-  repositories:
-    - name: main
-      type: s3
-      s3:
-        endpoint: https://s3.example.com
-        bucket: pg-backups
-        access_key: ...
-        secret_key: ...`
+// What to add where there is no repository, and what to write where there is nothing.
+const (
+	adviceRepository = "add a repository, for example:\n" + exampleRepository
+	adviceFile       = "write it, for example:\n  patroni:\n    config: /etc/patroni/patroni.yml\n" + exampleRepository
 
-const adviceFile = `write it, for example:
-  patroni:
-    config: /etc/patroni/patroni.yml
-  repositories:
+	exampleRepository = `  repositories:
     - name: main
       type: s3
       s3:
@@ -46,3 +37,4 @@ const adviceFile = `write it, for example:
         bucket: pg-backups
         access_key: ...
         secret_key: ...`
+)

@@ -13,38 +13,40 @@ type Field struct {
 	Origin string `json:"origin"`
 }
 
+// walk visits every value that a file can give, in the order of the keys.
+func walk(path string, v reflect.Value, visit func(path string, v reflect.Value)) {
+	_, leaf := v.Interface().(fmt.Stringer)
+	switch {
+	case v.Kind() == reflect.Struct && !leaf:
+		for i := range v.NumField() {
+			if name := v.Type().Field(i).Tag.Get("yaml"); name != "-" {
+				walk(strings.TrimPrefix(path+"."+name, "."), v.Field(i), visit)
+			}
+		}
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		for i := range v.Len() {
+			walk(fmt.Sprintf("%s[%d]", path, i), v.Index(i), visit)
+		}
+	default:
+		visit(path, v)
+	}
+}
+
 // Fields lists the configuration in the order of its keys. Empty values without an
 // origin are left out.
 func (c Config) Fields() (fields []Field) {
-	var walk func(path string, v reflect.Value)
-	walk = func(path string, v reflect.Value) {
-		_, leaf := v.Interface().(fmt.Stringer)
-		switch {
-		case v.Kind() == reflect.Struct && !leaf:
-			for i := range v.NumField() {
-				if name := v.Type().Field(i).Tag.Get("yaml"); name != "-" {
-					walk(strings.TrimPrefix(path+"."+name, "."), v.Field(i))
-				}
-			}
-		case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
-			for i := range v.Len() {
-				walk(fmt.Sprintf("%s[%d]", path, i), v.Index(i))
-			}
-		default:
-			origin, given := c.Origins[path]
-			text := fmt.Sprint(v.Interface())
-			if v.Kind() == reflect.Slice {
-				text = strings.Join(v.Interface().([]string), ", ")
-			}
-			if !given && (v.IsZero() || text == "") {
-				return
-			}
-			if !given {
-				origin = "default"
-			}
+	walk("", reflect.ValueOf(c), func(path string, v reflect.Value) {
+		text := fmt.Sprint(v.Interface())
+		if list, ok := v.Interface().([]string); ok {
+			text = strings.Join(list, ", ")
+		}
+		origin, given := c.Origins[path]
+		if !given {
+			origin = "default"
+		}
+		if given || !v.IsZero() && text != "" {
 			fields = append(fields, Field{path, text, origin})
 		}
-	}
-	walk("", reflect.ValueOf(c))
+	})
 	return fields
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,8 +12,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// tree is Patroni's configuration as its YAML gives it. Patroni reads YAML 1.1 and
-// believes everything; so its values are looked at one by one, tolerantly.
+// tree is Patroni's configuration by the paths of its values, as YAML gives them.
+// Patroni reads YAML 1.1 and believes everything; so its values are looked at one
+// by one, tolerantly.
 type tree map[string]any
 
 // patroniEnv are Patroni's own variables that replace what we need of its file.
@@ -47,105 +49,77 @@ func readPatroni(path string, environ []string) (tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	var entries []os.DirEntry
 	if info.IsDir() {
-		files = nil
-		entries, err := os.ReadDir(path)
-		if err != nil {
+		if entries, err = os.ReadDir(path); err != nil { // sorted by name
 			return nil, err
 		}
-		for _, e := range entries { // sorted by name
-			if ext := filepath.Ext(e.Name()); ext == ".yml" || ext == ".yaml" {
-				files = append(files, filepath.Join(path, e.Name()))
-			}
+		files = nil
+	}
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext == ".yml" || ext == ".yaml" {
+			files = append(files, filepath.Join(path, e.Name()))
 		}
-		if len(files) == 0 {
-			return nil, fmt.Errorf("%s holds no *.yml file", path)
-		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s holds no *.yml file", path)
 	}
 	whole := tree{}
 	for _, file := range files {
 		data, err := readFile(file)
+		if err == nil {
+			err = whole.read(data)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		part, err := parsePatroni(data)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		whole.merge(part)
 	}
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
 		if at, ok := patroniVariable(name); ok && value != "" {
-			whole.set(at, value)
+			whole.put(at, value)
 		}
 	}
 	return whole, nil
 }
 
-func parsePatroni(data []byte) (tree, error) {
-	var t tree
-	if err := yaml.Unmarshal(data, &t); err != nil {
-		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+// read lays a file over what there is, key by key.
+func (t tree) read(data []byte) error {
+	var file map[string]any
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
-	return t, nil
+	for key, value := range file {
+		t.put(key, value)
+	}
+	return nil
 }
 
-// merge lays part over t, key by key; null deletes.
-func (t tree) merge(part tree) {
-	for key, value := range part {
-		below, nested := asTree(t[key])
-		above, also := asTree(value)
-		switch {
-		case value == nil:
-			delete(t, key)
-		case nested && also:
-			below.merge(above)
-			t[key] = below
-		default:
-			t[key] = value
+// put sets a value, or all that are below a path; null takes away what is there.
+func (t tree) put(path string, value any) {
+	if below, ok := value.(map[string]any); ok && len(below) > 0 {
+		for key, value := range below {
+			t.put(path+"."+key, value)
 		}
-	}
-}
-
-func (t tree) set(path, value string) {
-	head, rest, deeper := strings.Cut(path, ".")
-	if !deeper {
-		t[head] = value
 		return
 	}
-	below, ok := asTree(t[head])
-	if !ok {
-		below = tree{}
-	}
-	below.set(rest, value)
-	t[head] = below
+	maps.DeleteFunc(t, func(key string, _ any) bool { return strings.HasPrefix(key, path+".") })
+	t[path] = value
 }
 
-func asTree(v any) (tree, bool) {
-	switch v := v.(type) {
-	case tree:
-		return v, true
-	case map[string]any:
-		return tree(v), true
+// has tells whether there is anything at or below a path.
+func (t tree) has(path string) bool {
+	for key, value := range t {
+		if value != nil && (key == path || strings.HasPrefix(key, path+".")) {
+			return true
+		}
 	}
-	return nil, false
+	return false
 }
-
-func (t tree) get(path string) any {
-	head, rest, deeper := strings.Cut(path, ".")
-	if !deeper {
-		return t[head]
-	}
-	below, _ := asTree(t[head])
-	return below.get(rest)
-}
-
-func (t tree) has(path string) bool { return t.get(path) != nil }
 
 // text is a scalar as text; "" for anything else.
 func (t tree) text(path string) string {
-	switch v := t.get(path).(type) {
+	switch v := t[path].(type) {
 	case string:
 		return v
 	case int, int64, uint64, float64, bool:
@@ -161,13 +135,10 @@ func (t tree) truth(path string) bool {
 
 // list is a list of texts, or a text with commas.
 func (t tree) list(path string) []string {
-	var items []string
-	if list, ok := t.get(path).([]any); ok {
-		for _, v := range list {
-			items = append(items, fmt.Sprint(v))
-		}
-	} else {
-		items = strings.Split(t.text(path), ",")
+	items := strings.Split(t.text(path), ",")
+	list, _ := t[path].([]any)
+	for _, v := range list {
+		items = append(items, fmt.Sprint(v))
 	}
 	var kept []string
 	for _, item := range items {

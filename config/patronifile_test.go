@@ -76,7 +76,8 @@ func TestOursBeforePatronis(t *testing.T) {
 }
 
 func TestYAML11(t *testing.T) {
-	tr, err := parsePatroni([]byte("a: on\nb: yes\nc: 1\nd: off\ne: false\nf: 15\ng: 12:30:00\nh: [x, 5]\ni: {j: ~}\n"))
+	tr := tree{}
+	err := tr.read([]byte("a: on\nb: yes\nc: 1\nd: off\ne: false\nf: 15\ng: 12:30:00\nh: [x, 5]\ni: {j: ~}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,14 +102,12 @@ func FuzzPatroniFile(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		tr, err := parsePatroni(data)
-		if err != nil {
+		tr := tree{}
+		if tr.read(data) != nil {
 			return
 		}
-		whole := tree{}
-		whole.merge(tr)
 		c := Default()
-		c.fromPatroni(whole)
+		c.fromPatroni(tr)
 		_ = c.Validate()
 	})
 }

@@ -1,10 +1,8 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -44,14 +42,8 @@ func (s Secret) String() string {
 // Format prints the same for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
-// LogValue is for slog.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
-
-// MarshalJSON hides the text.
-func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
-
-// MarshalYAML hides the text.
-func (s Secret) MarshalYAML() (any, error) { return s.String(), nil }
+// MarshalText hides the text in JSON, YAML and slog.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalYAML reads the text. Its errors do not quote it.
 func (s *Secret) UnmarshalYAML(n *yaml.Node) error {

@@ -52,6 +52,3 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 	*s = v
 	return err
 }
-
-// MarshalYAML writes what UnmarshalYAML reads.
-func (s Size) MarshalYAML() (any, error) { return s.String(), nil }

@@ -33,22 +33,27 @@ func (k *checker) bad(path, format string, args ...any) {
 	k.problems = append(k.problems, line+path+from+": "+fmt.Sprintf(format, args...))
 }
 
-func (k *checker) oneOf(path, value string, allowed ...string) {
-	if !slices.Contains(allowed, value) {
-		k.bad(path, "%q is not one of %s", value, strings.Join(allowed, ", "))
+// want says what is wrong unless it is right.
+func (k *checker) want(right bool, path, format string, args ...any) {
+	if !right {
+		k.bad(path, format, args...)
 	}
+}
+
+func (k *checker) oneOf(path, value string, allowed ...string) {
+	k.want(slices.Contains(allowed, value), path, "%q is not one of %s", value, strings.Join(allowed, ", "))
 }
 
 func (k *checker) absolute(path, value string) {
-	if value != "" && !filepath.IsAbs(value) {
-		k.bad(path, "%q is not an absolute path", value)
-	}
+	k.want(value == "" || filepath.IsAbs(value), path, "%q is not an absolute path", value)
 }
 
 func (k *checker) positive(path string, d time.Duration) {
-	if d <= 0 {
-		k.bad(path, "want more than 0s")
-	}
+	k.want(d > 0, path, "want more than 0s")
+}
+
+func (k *checker) within(path string, v, least, most Size) {
+	k.want(v >= least && v <= most, path, "%s is not from %s to %s", v, least, most)
 }
 
 // Validate returns everything that is wrong as one *Error, or nil. It adds
@@ -71,25 +76,15 @@ func (c *Config) Validate() error {
 	}
 	a, b := c.Archive, c.Backup
 	k.absolute("archive.spool", a.Spool)
-	if a.GetBatch < 1 || a.GetBatch > 64 {
-		k.bad("archive.get_batch", "%d is not from 1 to 64", a.GetBatch)
-	}
+	k.within("archive.get_batch", Size(a.GetBatch), 1, 64)
 	k.positive("archive.push_timeout", a.PushTimeout)
 	k.positive("archive.get_standby_timeout", a.GetStandbyTimeout)
 	k.positive("archive.get_rewind_timeout", a.GetRewindTimeout)
 	k.positive("archive.get_recovery_timeout", a.GetRecoveryTimeout)
-	if b.Workers < 1 || b.Workers > 64 {
-		k.bad("backup.workers", "%d is not from 1 to 64", b.Workers)
-	}
-	if b.RateLimit < 0 || b.RateLimit > 0 && b.RateLimit < 1<<20 {
-		k.bad("backup.rate_limit", "%s a second is less than 1MiB", b.RateLimit)
-	}
-	if b.PackSize < 16<<20 || b.PackSize > 64<<30 {
-		k.bad("backup.pack_size", "%s is not from 16MiB to 64GiB", b.PackSize)
-	}
-	if b.PartSize < 5<<20 || b.PartSize > 1<<30 {
-		k.bad("backup.part_size", "%s is not from 5MiB to 1GiB", b.PartSize)
-	}
+	k.within("backup.workers", Size(b.Workers), 1, 64)
+	k.want(b.RateLimit == 0 || b.RateLimit >= 1<<20, "backup.rate_limit", "%s a second is less than 1MiB", b.RateLimit)
+	k.within("backup.pack_size", b.PackSize, 16<<20, 64<<30)
+	k.within("backup.part_size", b.PartSize, 5<<20, 1<<30)
 	k.positive("backup.wal_timeout", b.WALTimeout)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
@@ -109,37 +104,27 @@ func (c *Config) validateCluster(k *checker) {
 	} else if err := catalog.ValidateScope(c.Cluster.Scope); err != nil {
 		k.bad("cluster.scope", "%v", err)
 	}
-	if strings.ContainsAny(c.Cluster.Member, "/\x00") || c.Cluster.Member == ".." {
-		k.bad("cluster.member", "%q cannot be part of a path", c.Cluster.Member)
+	member, e := c.Cluster.Member, c.Patroni.Etcd
+	k.want(!strings.ContainsAny(member, "/\x00") && member != "..", "cluster.member", "%q cannot be part of a path", member)
+	for i, endpoint := range e.Endpoints {
+		u, err := url.Parse(endpoint)
+		k.want(err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https"),
+			fmt.Sprintf("patroni.etcd.endpoints[%d]", i), "want http://host:2379 or https://host:2379")
 	}
-	for i, endpoint := range c.Patroni.Etcd.Endpoints {
-		if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			k.bad(fmt.Sprintf("patroni.etcd.endpoints[%d]", i), "want http://host:2379 or https://host:2379")
-		}
-	}
-	if e := c.Patroni.Etcd; (e.CertFile == "") != (e.KeyFile == "") {
-		k.bad("patroni.etcd", "cert_file and key_file go together")
-	}
+	k.want((e.CertFile == "") == (e.KeyFile == ""), "patroni.etcd", "cert_file and key_file go together")
 }
 
 func (c *Config) validateRepository(k *checker, at string, r Repository) {
-	if r.Name == "" {
-		k.bad(at+".name", "not given; any word, for example main")
-	}
-	if _, _, err := codec.Parse(r.Codec, r.Level); err != nil {
-		k.bad(at+".codec", "%v", err)
-	}
+	k.want(r.Name != "", at+".name", "not given; any word, for example main")
+	_, _, err := codec.Parse(r.Codec, r.Level)
+	k.want(err == nil, at+".codec", "%v", err)
 	k.oneOf(at+".conditional_writes", r.ConditionalWrites, Required, Emulate)
 	switch r.Type {
 	case TypeS3:
 		c.validateS3(k, at+".s3", r.S3)
-		if r.File != (File{}) {
-			k.bad(at+".file", "given for a repository of type s3")
-		}
+		k.want(r.File == (File{}), at+".file", "given for a repository of type s3")
 	case TypeFile:
-		if r.S3 != defaultRepository().S3 {
-			k.bad(at+".s3", "given for a repository of type file")
-		}
+		k.want(r.S3 == defaultRepository().S3, at+".s3", "given for a repository of type file")
 		c.validateFile(k, at+".file.path", r.File.Path)
 	case "":
 		k.bad(at+".type", "not given; s3, or file for a directory")
@@ -163,20 +148,14 @@ func (c *Config) validateS3(k *checker, at string, s S3) {
 	}
 	k.oneOf(at+".tls", s.TLS, "on", "off")
 	k.oneOf(at+".path_style", s.PathStyle, "auto", "path", "virtual")
-	if s.Bucket == "" {
-		k.bad(at+".bucket", "not given")
-	}
+	k.want(s.Bucket != "", at+".bucket", "not given")
 	if p := strings.Trim(s.Prefix, "/"); p != "" {
-		if err := storage.Key(p).Validate(); err != nil {
-			k.bad(at+".prefix", "%v", err)
-		}
+		err := storage.Key(p).Validate()
+		k.want(err == nil, at+".prefix", "%v", err)
 	}
-	if s.AccessKey.IsZero() != s.SecretKey.IsZero() {
-		k.bad(at, "access_key and secret_key go together")
-	}
-	if !s.AccessKey.IsZero() && (s.CredentialsFile != "" || s.Profile != "") {
-		k.bad(at, "access_key is given, and credentials_file or profile too; which one holds?")
-	}
+	k.want(s.AccessKey.IsZero() == s.SecretKey.IsZero(), at, "access_key and secret_key go together")
+	k.want(s.AccessKey.IsZero() || s.CredentialsFile == "" && s.Profile == "",
+		at, "access_key is given, and credentials_file or profile too; which one holds?")
 	k.absolute(at+".ca_file", s.CAFile)
 	k.absolute(at+".credentials_file", s.CredentialsFile)
 }

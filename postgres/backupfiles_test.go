@@ -2,7 +2,10 @@ package postgres
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -53,6 +56,16 @@ func TestBackupLabelRefuses(t *testing.T) {
 	}
 }
 
+// formatTablespaceMap writes as the server does.
+func formatTablespaceMap(list []Tablespace) string {
+	escape := strings.NewReplacer("\\", "\\\\", "\n", "\\\n", "\r", "\\\r")
+	var b strings.Builder
+	for _, t := range list {
+		fmt.Fprintf(&b, "%d %s\n", t.OID, escape.Replace(t.Path))
+	}
+	return b.String()
+}
+
 func TestTablespaceMap(t *testing.T) {
 	eachSample(t, func(t *testing.T, s sample) {
 		text := string(s["tablespace_map"])
@@ -65,12 +78,12 @@ func TestTablespaceMap(t *testing.T) {
 		if len(list) != 2 || plain+odd != 1 {
 			t.Errorf("%+v", list)
 		}
-		if got := FormatTablespaceMap(list); got != text {
+		if got := formatTablespaceMap(list); got != text {
 			t.Errorf("have %q, want %q", got, text)
 		}
 	})
 	odd := []Tablespace{{OID: 7, Path: "/a\rb\\\\c\n"}, {OID: 8, Path: "/with blank "}}
-	if got, err := ParseTablespaceMap(FormatTablespaceMap(odd)); err != nil || !slices.Equal(got, odd) {
+	if got, err := ParseTablespaceMap(formatTablespaceMap(odd)); err != nil || !slices.Equal(got, odd) {
 		t.Errorf("%+v %v", got, err)
 	}
 	for _, text := range []string{"x /p\n", "1\n", "1 \n", "0 /p\n", "1 /p", "1 /p\\", "1 /p\n1 /q\n", "1 /" + strings.Repeat("p", 1024) + "\n", "1 /a\x00b\n"} {
@@ -83,7 +96,7 @@ func TestTablespaceMap(t *testing.T) {
 func TestBackupManifestRoundTrip(t *testing.T) {
 	eachSample(t, func(t *testing.T, s sample) {
 		data := s["backup_manifest"]
-		m, err := ParseBackupManifest(bytes.NewReader(data))
+		m, err := ParseBackupManifest(data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,11 +136,21 @@ func TestBackupManifestNames(t *testing.T) {
 		if err := WriteBackupManifest(&b, 170004, 7, slices.Values(files), ranges); err != nil {
 			t.Fatal(err)
 		}
-		m, err := ParseBackupManifest(&b)
+		m, err := ParseBackupManifest(b.Bytes())
 		if err != nil || !slices.Equal(m.Files, files) || !slices.Equal(m.Ranges, ranges) || m.System != 7 {
 			t.Errorf("%+v %v", m, err)
 		}
 	}
+}
+
+const aFile = `{ "Path": "a", "Size": 0, "Last-Modified": "2026-11-21 04:51:38 GMT", "Checksum-Algorithm": "CRC32C", "Checksum": "00000000" }`
+
+func readManifestFile(path string) (f ManifestFile, err error) {
+	name, err := json.Marshal(path)
+	if err != nil {
+		return f, err
+	}
+	return f, json.Unmarshal([]byte(strings.Replace(aFile, `"a"`, string(name), 1)), &f)
 }
 
 func TestBackupManifestRefuses(t *testing.T) {
@@ -136,9 +159,15 @@ func TestBackupManifestRefuses(t *testing.T) {
 		if err == nil {
 			t.Errorf("path %q was written", path)
 		}
-		if _, err := parseManifestFile([]byte(`{ "Path": ` + quoteJSON(path) + `, "Size": 0, "Last-Modified": "2026-11-21 04:51:38 GMT", "Checksum-Algorithm": "CRC32C", "Checksum": "00000000" }`)); err == nil {
+		if _, err := readManifestFile(path); err == nil {
 			t.Errorf("path %q was read", path)
 		}
+	}
+	sealed := func(body string) string {
+		return fmt.Sprintf("%s\"Manifest-Checksum\": \"%x\"}\n", body, sha256.Sum256([]byte(body)))
+	}
+	if _, err := ParseBackupManifest([]byte(sealed("{ \"PostgreSQL-Backup-Manifest-Version\": 1, \"Files\": [], \"WAL-Ranges\": [],\n"))); err != nil {
+		t.Error(err)
 	}
 	good := string(loadSample(t, "15")["backup_manifest"])
 	for name, text := range map[string]string{
@@ -147,9 +176,14 @@ func TestBackupManifestRefuses(t *testing.T) {
 		"appended":  good + "\n",
 		"version 3": strings.Replace(good, "Version\": 1", "Version\": 3", 1),
 		"no files":  "{}",
+		"no lists":  sealed("{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n"),
+		"a system":  sealed("{ \"PostgreSQL-Backup-Manifest-Version\": 1, \"System-Identifier\": 7, \"Files\": [], \"WAL-Ranges\": [],\n"),
+		"no system": sealed("{ \"PostgreSQL-Backup-Manifest-Version\": 2, \"Files\": [], \"WAL-Ranges\": [],\n"),
+		"twice":     sealed("{ \"PostgreSQL-Backup-Manifest-Version\": 1, \"Files\": [" + aFile + "," + aFile + "], \"WAL-Ranges\": [],\n"),
+		"unknown":   sealed("{ \"PostgreSQL-Backup-Manifest-Version\": 1, \"New\": 1, \"Files\": [], \"WAL-Ranges\": [],\n"),
 		"long line": strings.Repeat("x", 1<<20),
 	} {
-		if _, err := ParseBackupManifest(strings.NewReader(text)); err == nil {
+		if _, err := ParseBackupManifest([]byte(text)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -185,7 +219,7 @@ func FuzzTablespaceMap(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := ParseTablespaceMap(FormatTablespaceMap(list))
+		again, err := ParseTablespaceMap(formatTablespaceMap(list))
 		if err != nil || !slices.Equal(again, list) {
 			t.Errorf("%+v reads back as %+v, %v", list, again, err)
 		}
@@ -200,7 +234,7 @@ func FuzzBackupManifest(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := ParseBackupManifest(bytes.NewReader(b))
+		m, err := ParseBackupManifest(b)
 		if err == nil && slices.ContainsFunc(m.Files, func(f ManifestFile) bool { return checkManifestPath(f.Path) != nil }) {
 			t.Error(m)
 		}

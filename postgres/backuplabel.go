@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -67,8 +66,8 @@ func ParseBackupLabel(text string) (BackupLabel, error) {
 
 func (l *BackupLabel) set(key, value string) (err error) {
 	timeline := func(s string) (TimelineID, error) {
-		v, err := strconv.ParseUint(s, 10, 32)
-		if err != nil || v == 0 {
+		v, ok := parsePositive(s)
+		if !ok {
 			return 0, fmt.Errorf("timeline %q: want a positive number", s)
 		}
 		return TimelineID(v), nil

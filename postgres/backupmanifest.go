@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"hash"
 	"io"
@@ -65,11 +65,15 @@ func WriteBackupManifest(w io.Writer, version Version, system SystemIdentifier, 
 		if err := checkManifestPath(f.Path); err != nil {
 			return fmt.Errorf("write backup_manifest: %w", err)
 		}
-		key, path := "Path", quoteJSON(f.Path)
-		if !utf8.ValidString(f.Path) {
-			key, path = "Encoded-Path", `"`+hex.EncodeToString([]byte(f.Path))+`"`
+		path, err := json.Marshal(f.Path)
+		if err != nil {
+			return fmt.Errorf("write backup_manifest: %w", err)
 		}
-		_, err := fmt.Fprintf(m, "%s{ %q: %s, \"Size\": %d, \"Last-Modified\": %q, \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"%x\" }",
+		key := "Path"
+		if !utf8.ValidString(f.Path) {
+			key, path = "Encoded-Path", fmt.Appendf(nil, "\"%x\"", f.Path)
+		}
+		_, err = fmt.Fprintf(m, "%s{ %q: %s, \"Size\": %d, \"Last-Modified\": %q, \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"%x\" }",
 			sep, key, path, f.Size, f.Modified.UTC().Format(manifestTime), binary.LittleEndian.AppendUint32(nil, f.CRC32C))
 		if err != nil {
 			return fmt.Errorf("write backup_manifest: %w", err)
@@ -88,28 +92,6 @@ func WriteBackupManifest(w io.Writer, version Version, system SystemIdentifier, 
 		return fmt.Errorf("write backup_manifest: %w", err)
 	}
 	return nil
-}
-
-// quoteJSON escapes as the server does, which is less than encoding/json does.
-func quoteJSON(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case strings.IndexByte("\b\f\n\r\t", c) >= 0:
-			b.WriteByte('\\')
-			b.WriteByte("bfnrt"[strings.IndexByte("\b\f\n\r\t", c)])
-		case c < ' ':
-			fmt.Fprintf(&b, "\\u%04x", c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }
 
 // checkManifestPath refuses what could lead out of PGDATA.

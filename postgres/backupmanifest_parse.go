@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
@@ -9,157 +8,61 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"time"
 )
 
-// Limits of a manifest that we read: a line is one file or range, with a path of
-// PostgreSQL's limit of 1 KiB in any escaping.
-const (
-	maxManifestLine = 16 << 10
-	maxManifest     = 2 << 30
-)
-
 // ParseBackupManifest reads a manifest as servers, pg_combinebackup and
-// WriteBackupManifest lay it out, one file a line. It refuses other layouts, a wrong
-// checksum, unknown fields, paths that lead out of PGDATA, a file named twice, and
-// checksums that are not CRC32C.
-func ParseBackupManifest(r io.Reader) (BackupManifest, error) {
-	p := manifestParser{in: bufio.NewReaderSize(io.LimitReader(r, maxManifest), maxManifestLine), hash: sha256.New()}
-	m, err := p.parse()
+// WriteBackupManifest make it. It refuses a wrong checksum, unknown fields, paths
+// that lead out of PGDATA, a file named twice, and checksums that are not CRC32C.
+func ParseBackupManifest(text []byte) (BackupManifest, error) {
+	m, err := parseBackupManifest(text)
 	if err != nil {
-		return BackupManifest{}, fmt.Errorf("read backup_manifest line %d: %w", p.line, err)
+		return BackupManifest{}, fmt.Errorf("read backup_manifest: %w", err)
 	}
 	return m, nil
 }
 
-type manifestParser struct {
-	in   *bufio.Reader
-	hash hash.Hash
-	line int
-}
-
-// next is the next line with its newline.
-func (p *manifestParser) next() ([]byte, error) {
-	p.line++
-	b, err := p.in.ReadSlice('\n')
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		return nil, fmt.Errorf("the line is longer than %d bytes", maxManifestLine)
-	case errors.Is(err, io.EOF):
-		return nil, io.ErrUnexpectedEOF
+func parseBackupManifest(text []byte) (m BackupManifest, err error) {
+	// The manifest's own checksum is its last line and covers all before that.
+	end := bytes.LastIndexByte(bytes.TrimSuffix(text, []byte("\n")), '\n') + 1
+	want := fmt.Sprintf("\"Manifest-Checksum\": \"%x\"}\n", sha256.Sum256(text[:end]))
+	if string(text[end:]) != want {
+		return m, fmt.Errorf("manifest checksum: have %.100q, want %q", text[end:], want)
 	}
-	return b, err
-}
-
-// expect takes a line of the form prefix VALUE suffix and gives the value.
-func (p *manifestParser) expect(prefix, suffix string) (string, error) {
-	b, err := p.next()
-	if err != nil {
-		return "", err
+	var raw struct {
+		Version  int            `json:"PostgreSQL-Backup-Manifest-Version"`
+		System   json.Number    `json:"System-Identifier"`
+		Files    []ManifestFile `json:"Files"`
+		Ranges   []WALRange     `json:"WAL-Ranges"`
+		Checksum string         `json:"Manifest-Checksum"`
 	}
-	p.hash.Write(b)
-	v, ok := bytes.CutPrefix(b, []byte(prefix))
-	if ok {
-		v, ok = bytes.CutSuffix(v, []byte(suffix))
-	}
-	if !ok {
-		return "", fmt.Errorf("%.60q: want %s...%s", b, prefix, bytes.TrimSpace([]byte(suffix)))
-	}
-	return string(v), nil
-}
-
-func (p *manifestParser) parse() (m BackupManifest, err error) {
-	version, err := p.expect(`{ "PostgreSQL-Backup-Manifest-Version": `, ",\n")
-	if err != nil {
+	if err := strictJSON(text, &raw); err != nil {
 		return m, err
 	}
-	switch version {
-	case "1":
-		m.Version = 1
-	case "2":
-		m.Version = 2
-		id, err := p.expect(`"System-Identifier": `, ",\n")
-		if err != nil {
+	m = BackupManifest{Version: raw.Version, Files: raw.Files, Ranges: raw.Ranges}
+	switch {
+	case m.Version == 2:
+		if m.System, err = ParseSystemIdentifier(raw.System.String()); err != nil {
 			return m, err
 		}
-		if m.System, err = ParseSystemIdentifier(id); err != nil {
-			return m, err
-		}
-	default:
-		return m, fmt.Errorf("manifest version %q: want 1 or 2", version)
+	case m.Version != 1 || raw.System != "":
+		return m, fmt.Errorf("manifest version %d: want 1, or 2 with a system identifier", m.Version)
 	}
-	seen := map[string]bool{}
-	err = p.list(`"Files": [`, func(b []byte) error {
-		f, err := parseManifestFile(b)
-		if err == nil && seen[f.Path] {
-			err = fmt.Errorf("%q stands there twice", f.Path)
-		}
-		if err != nil {
-			return err
+	if raw.Files == nil || raw.Ranges == nil {
+		return m, errors.New("no list of files or WAL ranges")
+	}
+	seen := make(map[string]bool, len(m.Files))
+	for _, f := range m.Files {
+		if seen[f.Path] {
+			return m, fmt.Errorf("%q stands there twice", f.Path)
 		}
 		seen[f.Path] = true
-		m.Files = append(m.Files, f)
-		return nil
-	})
-	if err != nil {
-		return m, err
 	}
-	err = p.list(`"WAL-Ranges": [`, func(b []byte) error {
-		r, err := parseWALRange(b)
-		m.Ranges = append(m.Ranges, r)
-		return err
-	})
-	if err != nil {
-		return m, err
-	}
-	return m, p.checksum()
+	return m, nil
 }
 
-// list reads `name`, its elements one a line, and the closing bracket.
-func (p *manifestParser) list(name string, element func([]byte) error) error {
-	if _, err := p.expect(name, "\n"); err != nil {
-		return err
-	}
-	for first, comma := true, false; ; first = false {
-		b, err := p.next()
-		if err != nil {
-			return err
-		}
-		p.hash.Write(b)
-		b = b[:len(b)-1]
-		switch {
-		case string(b) == "],":
-			if comma {
-				return errors.New("the list ends behind a comma")
-			}
-			return nil
-		case !first && !comma:
-			return errors.New("want a comma before the next element")
-		}
-		b, comma = bytes.CutSuffix(b, []byte(","))
-		if err := element(b); err != nil {
-			return err
-		}
-	}
-}
-
-func (p *manifestParser) checksum() error {
-	want := fmt.Sprintf("\"Manifest-Checksum\": \"%x\"}\n", p.hash.Sum(nil))
-	b, err := p.next()
-	if err != nil {
-		return err
-	}
-	if string(b) != want {
-		return fmt.Errorf("manifest checksum: have %.100q, want %q", b, want)
-	}
-	if _, err := p.in.ReadByte(); !errors.Is(err, io.EOF) {
-		return errors.New("text behind the manifest's end")
-	}
-	return nil
-}
-
+// strictJSON decodes one value and refuses fields that it does not know.
 func strictJSON(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -167,12 +70,13 @@ func strictJSON(b []byte, into any) error {
 		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("text behind the element")
+		return errors.New("text behind the end")
 	}
 	return nil
 }
 
-func parseManifestFile(b []byte) (ManifestFile, error) {
+// UnmarshalJSON reads one element of "Files".
+func (f *ManifestFile) UnmarshalJSON(b []byte) error {
 	var raw struct {
 		Path      *string `json:"Path"`
 		Encoded   *string `json:"Encoded-Path"`
@@ -182,52 +86,51 @@ func parseManifestFile(b []byte) (ManifestFile, error) {
 		Checksum  string  `json:"Checksum"`
 	}
 	if err := strictJSON(b, &raw); err != nil {
-		return ManifestFile{}, err
+		return err
 	}
-	var f ManifestFile
 	switch {
 	case (raw.Path == nil) == (raw.Encoded == nil):
-		return f, errors.New("want either Path or Encoded-Path")
+		return errors.New("want either Path or Encoded-Path")
 	case raw.Path != nil:
 		f.Path = *raw.Path
 	default:
 		name, err := hex.DecodeString(*raw.Encoded)
 		if err != nil {
-			return f, fmt.Errorf("encoded path: %w", err)
+			return fmt.Errorf("encoded path: %w", err)
 		}
 		f.Path = string(name)
 	}
 	if err := checkManifestPath(f.Path); err != nil {
-		return f, err
+		return err
 	}
 	if raw.Size == nil || *raw.Size < 0 {
-		return f, fmt.Errorf("%q: want a size", f.Path)
+		return fmt.Errorf("%q: want a size", f.Path)
 	}
-	f.Size = *raw.Size
-	var err error
-	if f.Modified, err = time.Parse(manifestTime, raw.Modified); err != nil {
-		return f, fmt.Errorf("%q: %w", f.Path, err)
+	modified, err := time.Parse(manifestTime, raw.Modified)
+	if err != nil {
+		return fmt.Errorf("%q: %w", f.Path, err)
 	}
-	f.Modified = f.Modified.UTC()
 	sum, err := hex.DecodeString(raw.Checksum)
 	if raw.Algorithm != "CRC32C" || err != nil || len(sum) != 4 {
-		return f, fmt.Errorf("%q: checksum %q %q: want CRC32C and 8 digits", f.Path, raw.Algorithm, raw.Checksum)
+		return fmt.Errorf("%q: checksum %q %q: want CRC32C and 8 digits", f.Path, raw.Algorithm, raw.Checksum)
 	}
-	f.CRC32C = binary.LittleEndian.Uint32(sum)
-	return f, nil
+	f.Size, f.Modified, f.CRC32C = *raw.Size, modified.UTC(), binary.LittleEndian.Uint32(sum)
+	return nil
 }
 
-func parseWALRange(b []byte) (WALRange, error) {
+// UnmarshalJSON reads one element of "WAL-Ranges".
+func (r *WALRange) UnmarshalJSON(b []byte) error {
 	var raw struct {
 		Timeline uint32 `json:"Timeline"`
 		Start    LSN    `json:"Start-LSN"`
 		End      LSN    `json:"End-LSN"`
 	}
 	if err := strictJSON(b, &raw); err != nil {
-		return WALRange{}, err
+		return err
 	}
 	if raw.Timeline == 0 || raw.Start >= raw.End {
-		return WALRange{}, fmt.Errorf("WAL range %s to %s of timeline %d is empty", raw.Start, raw.End, raw.Timeline)
+		return fmt.Errorf("WAL range %s to %s of timeline %d is empty", raw.Start, raw.End, raw.Timeline)
 	}
-	return WALRange{Timeline: TimelineID(raw.Timeline), Start: raw.Start, End: raw.End}, nil
+	*r = WALRange{Timeline: TimelineID(raw.Timeline), Start: raw.Start, End: raw.End}
+	return nil
 }

@@ -55,3 +55,9 @@ const (
 
 // Supported tells whether the server's major version is one we are tested with.
 func (v Version) Supported() bool { return v.Major() >= OldestMajor && v.Major() <= NewestMajor }
+
+// parsePositive reads a decimal number above 0: a timeline or an OID.
+func parsePositive(s string) (uint32, bool) {
+	v, err := strconv.ParseUint(s, 10, 32)
+	return uint32(v), err == nil && v != 0
+}

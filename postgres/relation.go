@@ -1,24 +1,19 @@
 package postgres
 
 import (
-	"strconv"
-	"strings"
+	"regexp"
 )
 
-// Fork is one of the files that make a relation.
-type Fork uint8
+// Fork is one of the files that make a relation, as file names have it.
+type Fork string
 
 // The forks. Only the main one has data pages whose LSN tells of every change (R19).
 const (
-	ForkMain Fork = iota
-	ForkFSM
-	ForkVM
-	ForkInit
+	ForkMain Fork = ""
+	ForkFSM  Fork = "fsm"
+	ForkVM   Fork = "vm"
+	ForkInit Fork = "init"
 )
-
-var forkNames = [...]string{"main", "fsm", "vm", "init"}
-
-func (f Fork) String() string { return forkNames[f] }
 
 // Relation names the storage of a table or index. Tablespace is 0 for base and
 // global, Database 0 for global.
@@ -38,65 +33,33 @@ type RelationFile struct {
 // perSegment is RelationBlocks of pg_control.
 func (f RelationFile) FirstBlock(perSegment uint32) uint32 { return f.Segment * perSegment }
 
+// relationFile captures: database; or tablespace and database; backend of a temporary
+// relation; number; fork; segment.
+var relationFile = regexp.MustCompile(`^(?:global|base/([1-9]\d*)|pg_tblspc/([1-9]\d*)/PG_[^/]*/([1-9]\d*))` +
+	`/(?:t(0|[1-9]\d*)_)?([1-9]\d*)(?:_(fsm|vm|init))?(?:\.([1-9]\d*))?$`)
+
 // ParseRelationFile reads a path relative to PGDATA; false if it does not name a
 // file of a relation.
 func ParseRelationFile(path string) (RelationFile, bool) {
-	var f RelationFile
-	parts := strings.Split(path, "/")
-	ok1, ok2 := true, true
-	switch {
-	case len(parts) == 2 && parts[0] == "global":
-	case len(parts) == 3 && parts[0] == "base":
-		f.Database, ok1 = parseOID(parts[1])
-	case len(parts) == 5 && parts[0] == "pg_tblspc" && strings.HasPrefix(parts[2], "PG_"):
-		f.Tablespace, ok1 = parseOID(parts[1])
-		f.Database, ok2 = parseOID(parts[3])
-	default:
+	m := relationFile.FindStringSubmatch(path)
+	if m == nil {
 		return RelationFile{}, false
 	}
-	name := parts[len(parts)-1]
-	if rest, temp := strings.CutPrefix(name, "t"); temp {
-		backend, number, cut := strings.Cut(rest, "_")
-		if _, ok := parseNumber(backend); !ok || !cut {
-			return RelationFile{}, false
+	ok := true
+	number := func(s string) uint32 {
+		if s == "" {
+			return 0
 		}
-		f.Temp, name = true, number
+		v, fits := parsePositive(s)
+		ok = ok && fits
+		return v
 	}
-	if stem, segment, cut := strings.Cut(name, "."); cut {
-		n, ok := parseNumber(segment)
-		if !ok || n == 0 {
-			return RelationFile{}, false
-		}
-		f.Segment, name = n, stem
+	f := RelationFile{
+		Relation: Relation{Tablespace: number(m[2]), Database: number(m[1] + m[3]), Number: number(m[5])},
+		Fork:     Fork(m[6]), Segment: number(m[7]), Temp: m[4] != "",
 	}
-	if stem, fork, cut := strings.Cut(name, "_"); cut {
-		switch fork {
-		case "fsm":
-			f.Fork = ForkFSM
-		case "vm":
-			f.Fork = ForkVM
-		case "init":
-			f.Fork = ForkInit
-		default:
-			return RelationFile{}, false
-		}
-		name = stem
-	}
-	var ok3 bool
-	f.Number, ok3 = parseOID(name)
-	if !ok1 || !ok2 || !ok3 {
+	if !ok {
 		return RelationFile{}, false
 	}
 	return f, true
-}
-
-// parseNumber reads a decimal number as PostgreSQL prints it.
-func parseNumber(s string) (uint32, bool) {
-	v, err := strconv.ParseUint(s, 10, 32)
-	return uint32(v), err == nil && strconv.FormatUint(v, 10) == s
-}
-
-func parseOID(s string) (uint32, bool) {
-	v, ok := parseNumber(s)
-	return v, ok && v != 0
 }

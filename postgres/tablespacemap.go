@@ -2,7 +2,7 @@ package postgres
 
 import (
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 )
 
@@ -18,19 +18,17 @@ func ParseTablespaceMap(text string) ([]Tablespace, error) {
 			return nil
 		}
 		number, path, ok := strings.Cut(s, " ")
-		oid, err := strconv.ParseUint(number, 10, 32)
+		oid, valid := parsePositive(number)
 		switch {
-		case err != nil || oid == 0 || !ok || path == "" || strings.Contains(path, "\x00"):
+		case !valid || !ok || path == "" || strings.Contains(path, "\x00"):
 			return fmt.Errorf("read tablespace_map line %d: %q: want an oid and a path", len(out)+1, s)
 		case len(path) >= maxPath:
 			return fmt.Errorf("read tablespace_map line %d: path of %d bytes, more than %d", len(out)+1, len(path), maxPath-1)
 		}
-		for _, t := range out {
-			if t.OID == uint32(oid) {
-				return fmt.Errorf("read tablespace_map line %d: tablespace %d stands there twice", len(out)+1, oid)
-			}
+		if slices.ContainsFunc(out, func(t Tablespace) bool { return t.OID == oid }) {
+			return fmt.Errorf("read tablespace_map line %d: tablespace %d stands there twice", len(out)+1, oid)
 		}
-		out = append(out, Tablespace{OID: uint32(oid), Path: path})
+		out = append(out, Tablespace{OID: oid, Path: path})
 		return nil
 	}
 	escaped := false
@@ -53,14 +51,4 @@ func ParseTablespaceMap(text string) ([]Tablespace, error) {
 		return nil, fmt.Errorf("read tablespace_map: it ends in mid line %d", len(out)+1)
 	}
 	return out, nil
-}
-
-// FormatTablespaceMap writes what ParseTablespaceMap reads.
-func FormatTablespaceMap(list []Tablespace) string {
-	escape := strings.NewReplacer("\\", "\\\\", "\n", "\\\n", "\r", "\\\r")
-	var b strings.Builder
-	for _, t := range list {
-		fmt.Fprintf(&b, "%d %s\n", t.OID, escape.Replace(t.Path))
-	}
-	return b.String()
 }

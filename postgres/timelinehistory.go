@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -49,8 +48,8 @@ func ParseTimelineHistory(tli TimelineID, data []byte) (TimelineHistory, error) 
 		}
 		number, rest := cutField(line)
 		position, reason := cutField(rest)
-		parent, err := strconv.ParseUint(number, 10, 32)
-		if err != nil || parent == 0 {
+		parent, ok := parsePositive(number)
+		if !ok {
 			return bad(n, "timeline %q: want a positive number", number)
 		}
 		lsn, err := ParseLSN(position)

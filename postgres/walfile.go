@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 )
 
@@ -38,51 +39,30 @@ type WALFile struct {
 	Offset  uint32
 }
 
+// walName is timeline, log, segment, what follows, and in it the offset of a .backup.
+var walName = regexp.MustCompile(`^([0-9A-F]{8})(?:\.history|([0-9A-F]{8})([0-9A-F]{8})(\.partial|\.([0-9A-F]{8})\.backup)?)$`)
+
 // ParseWALFile reads exactly the names PostgreSQL itself makes: upper-case
 // hexadecimal, nothing before or after.
 func ParseWALFile(name string) (WALFile, error) {
-	bad := fmt.Errorf("WAL file name %q: want a segment, .partial, .history or .backup name", name)
-	hex := func(s string) (uint32, bool) {
-		for _, c := range []byte(s) {
-			if (c < '0' || c > '9') && (c < 'A' || c > 'F') {
-				return 0, false
-			}
-		}
-		v, err := strconv.ParseUint(s, 16, 32)
-		return uint32(v), err == nil
+	m := walName.FindStringSubmatch(name)
+	hex := func(s string) uint32 {
+		v, _ := strconv.ParseUint(s, 16, 32) // what the pattern lets through fits
+		return uint32(v)
 	}
-	if len(name) == 8+len(".history") && name[8:] == ".history" {
-		tli, ok := hex(name[:8])
-		if !ok || tli == 0 {
-			return WALFile{}, bad
-		}
-		return WALFile{Kind: WALHistory, Segment: Segment{Timeline: TimelineID(tli)}}, nil
+	if m == nil || hex(m[1]) == 0 {
+		return WALFile{}, fmt.Errorf("WAL file name %q: want a segment, .partial, .history or .backup name", name)
 	}
-	if len(name) < 24 {
-		return WALFile{}, bad
-	}
-	tli, ok1 := hex(name[:8])
-	log, ok2 := hex(name[8:16])
-	seg, ok3 := hex(name[16:24])
-	if !ok1 || !ok2 || !ok3 || tli == 0 {
-		return WALFile{}, bad
-	}
-	f := WALFile{Kind: WALSegment, Segment: Segment{Timeline: TimelineID(tli), Log: log, Seg: seg}}
-	switch rest := name[24:]; {
-	case rest == "":
-		return f, nil
-	case rest == ".partial":
+	f := WALFile{Kind: WALSegment, Segment: Segment{Timeline: TimelineID(hex(m[1])), Log: hex(m[2]), Seg: hex(m[3])}, Offset: hex(m[5])}
+	switch {
+	case m[2] == "":
+		f.Kind = WALHistory
+	case m[5] != "":
+		f.Kind = WALBackupHistory
+	case m[4] != "":
 		f.Kind = WALPartial
-		return f, nil
-	case len(rest) == 1+8+len(".backup") && rest[0] == '.' && rest[9:] == ".backup":
-		off, ok := hex(rest[1:9])
-		if !ok {
-			return WALFile{}, bad
-		}
-		f.Kind, f.Offset = WALBackupHistory, off
-		return f, nil
 	}
-	return WALFile{}, bad
+	return f, nil
 }
 
 // String is the file name; ParseWALFile reads it back.

@@ -27,7 +27,7 @@ func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
 
 // Next is the next record of a kind that means something to recovery. io.EOF means
 // that the source ran out at a good place; a record cut by the last segment's end
-// counts as that, see Pending. ErrEndOfWAL means that the log ends here or is
+// counts as that. ErrEndOfWAL means that the log ends here or is
 // damaged: a server would replay up to End.
 func (r *RecordReader) Next() (Record, error) {
 	for {
@@ -87,12 +87,3 @@ func (r *RecordReader) openNext() error {
 
 // End is the end of the last whole record read, of whatever kind; 0 before that.
 func (r *RecordReader) End() LSN { return r.end }
-
-// Pending is the record that the last segment leaves open; false if there is none.
-func (r *RecordReader) Pending() (OpenRecord, bool) {
-	p := &r.walk.part
-	if p.total == 0 || p.blind {
-		return OpenRecord{}, false
-	}
-	return OpenRecord{LSN: p.start, Kind: p.kind()}, true
-}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"sync"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -15,12 +14,11 @@ import (
 )
 
 // archive is the WAL of a repository. Headers are remembered, and so are the last
-// two segments read: a planner looks at neighbours again and again.
+// two segments read: a planner looks at neighbours again and again. It serves one
+// planner, which asks for one thing after the other.
 type archive struct {
 	repo    *catalog.Repository
 	entries map[postgres.Segment]catalog.WALEntry
-
-	mu      sync.Mutex
 	headers map[postgres.Segment]postgres.SegmentFacts
 	recent  [2]wholeSegment
 }
@@ -33,41 +31,34 @@ type wholeSegment struct {
 // headersAtOnce bounds the ranged GETs in flight.
 const headersAtOnce = 16
 
-func newArchive(repo *catalog.Repository) *archive {
-	return &archive{repo: repo, entries: map[postgres.Segment]catalog.WALEntry{}, headers: map[postgres.Segment]postgres.SegmentFacts{}}
-}
-
 func (a *archive) Headers(ctx context.Context, segments []postgres.Segment) ([]postgres.SegmentFacts, error) {
 	found := make([]postgres.SegmentFacts, len(segments))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(headersAtOnce)
 	for i, s := range segments {
-		group.Go(func() (err error) {
-			found[i], err = a.header(ctx, s)
-			return err
+		known, ok := a.headers[s]
+		if ok {
+			found[i] = known
+			continue
+		}
+		group.Go(func() error {
+			object, err := a.repo.StatWALEntry(ctx, a.entries[s])
+			if err != nil {
+				return fmt.Errorf("read the header of %s: %w", s, err)
+			}
+			if object.Facts != nil {
+				found[i] = *object.Facts
+			}
+			return nil
 		})
 	}
-	return found, group.Wait()
-}
-
-func (a *archive) header(ctx context.Context, s postgres.Segment) (postgres.SegmentFacts, error) {
-	a.mu.Lock()
-	known, ok := a.headers[s]
-	a.mu.Unlock()
-	if ok {
-		return known, nil
+	if err := group.Wait(); err != nil {
+		return nil, err
 	}
-	object, err := a.repo.StatWALEntry(ctx, a.entries[s])
-	if err != nil {
-		return known, fmt.Errorf("read the header of %s: %w", s, err)
+	for i, s := range segments {
+		a.headers[s] = found[i]
 	}
-	if object.Facts != nil {
-		known = *object.Facts
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.headers[s] = known
-	return known, nil
+	return found, nil
 }
 
 func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter.Seq2[postgres.Record, error] {
@@ -99,20 +90,15 @@ func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter
 
 // segment reads a whole segment. The caller does not change it.
 func (a *archive) segment(ctx context.Context, s postgres.Segment) ([]byte, error) {
-	a.mu.Lock()
 	for _, r := range a.recent {
 		if r.name == s && r.data != nil {
-			a.mu.Unlock()
 			return r.data, nil
 		}
 	}
-	a.mu.Unlock()
 	var buffer bytes.Buffer
 	if _, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, &buffer); err != nil {
 		return nil, fmt.Errorf("read %s from the archive: %w", s, err)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.recent[0], a.recent[1] = a.recent[1], wholeSegment{s, buffer.Bytes()}
 	return buffer.Bytes(), nil
 }

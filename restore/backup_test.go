@@ -127,7 +127,7 @@ func newScene(t *testing.T, m catalog.Manifest) scene {
 	dir := t.TempDir()
 	target := Target{Kind: LSN, LSN: 0x2000200, Action: Promote}
 	s := scene{pgdata: filepath.Join(dir, "copy", "data"), plan: Plan{Backup: m, Target: target, Effective: target, Timeline: 1,
-		History: postgres.RootHistory(1), Settings: m.Settings, WAL: []postgres.Segment{{Timeline: 1, Seg: 2}}}}
+		History: postgres.RootHistory(1), WAL: []postgres.Segment{{Timeline: 1, Seg: 2}}}}
 	for _, ts := range m.Tablespaces {
 		s.plan.Tablespaces = append(s.plan.Tablespaces, TablespacePlan{OID: ts.OID, From: ts.Path, To: filepath.Join(dir, fmt.Sprint("ts", ts.OID))})
 	}

@@ -28,8 +28,6 @@ func FindBinDir(ctx context.Context, major int, preferred string) (string, error
 			return dir, nil
 		}
 	}
-	return "", &PreflightError{
-		Problems: []string{fmt.Sprintf("no programs of PostgreSQL %d on this host (looked in %s)", major, strings.Join(places, ", "))},
-		Advice:   "install the server package of that version, or set patroni.bin_dir in the configuration",
-	}
+	return "", refuse("install the server package of that version, or set patroni.bin_dir in the configuration",
+		"no programs of PostgreSQL %d on this host (looked in %s)", major, strings.Join(places, ", "))
 }

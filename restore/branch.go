@@ -1,7 +1,9 @@
 package restore
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -18,10 +20,6 @@ type branch struct {
 // the newest timeline that had begun by the segment's end. The first segment of a
 // timeline repeats its parent's bytes up to the fork.
 func (b branch) file(n uint64) postgres.Segment {
-	at := func(tli postgres.TimelineID) postgres.Segment {
-		per := b.size.PerLog()
-		return postgres.Segment{Timeline: tli, Log: uint32(n / per), Seg: uint32(n % per)}
-	}
 	tli := b.Timeline
 	for _, e := range slices.Backward(b.Entries) {
 		if b.number(e.Switch) <= n {
@@ -29,7 +27,7 @@ func (b branch) file(n uint64) postgres.Segment {
 		}
 		tli = e.Parent
 	}
-	return at(tli)
+	return postgres.SegmentAt(tli, postgres.LSN(n*uint64(b.size)), b.size)
 }
 
 func (b branch) number(lsn postgres.LSN) uint64 { return uint64(lsn) / uint64(b.size) }
@@ -45,23 +43,25 @@ func (b branch) holds(m catalog.Manifest) bool {
 	return b.Contains(m.Timeline, last) || m.StopTLI != 0 && b.Contains(m.StopTLI, last)
 }
 
-// timelines are all that segments, histories or backups tell of, newest first.
-func (f Facts) timelines() []postgres.TimelineID {
-	seen := map[postgres.TimelineID]bool{}
-	for tli := range f.Histories {
-		seen[tli] = true
-	}
+// written are the timelines with WAL of their own in the archive.
+func (f Facts) written() map[postgres.TimelineID]bool {
+	found := map[postgres.TimelineID]bool{}
 	for s := range f.Archived {
-		seen[s.Timeline] = true
+		found[s.Timeline] = true
 	}
 	for _, m := range f.Backups {
-		seen[m.Timeline] = true
+		found[m.Timeline] = true
 	}
-	var all []postgres.TimelineID
-	for tli := range seen {
-		all = append(all, tli)
+	return found
+}
+
+// timelines are all that segments, histories or backups tell of, newest first.
+func (f Facts) timelines() []postgres.TimelineID {
+	found := f.written()
+	for tli := range f.Histories {
+		found[tli] = true
 	}
-	slices.Sort(all)
+	all := slices.Sorted(maps.Keys(found))
 	slices.Reverse(all)
 	return all
 }
@@ -81,13 +81,10 @@ func (f Facts) branch(tli postgres.TimelineID) (branch, error) {
 		if err != nil {
 			return branch{}, err
 		}
-		same := len(parent.Entries) == i
-		for j := range min(i, len(parent.Entries)) {
-			same = same && parent.Entries[j].Parent == h.Entries[j].Parent && parent.Entries[j].Switch == h.Entries[j].Switch
-		}
-		if !same {
-			return branch{}, &HistoryError{File: postgres.HistoryFile(tli), Why: fmt.Sprintf("tells another descent than %s", postgres.HistoryFile(e.Parent)),
-				Advice: "two servers used one timeline number: find out which history is rightful; a timeline below it can be restored with --target-timeline"}
+		same := func(a, b postgres.HistoryEntry) bool { return a.Parent == b.Parent && a.Switch == b.Switch }
+		if !slices.EqualFunc(parent.Entries, h.Entries[:i], same) {
+			return branch{}, refuse("two servers used one timeline number: find out which history is rightful; a timeline below it can be restored with --target-timeline",
+				"timeline history %s tells another descent than %s", postgres.HistoryFile(tli), postgres.HistoryFile(e.Parent))
 		}
 	}
 	return branch{h, f.SegmentSize}, nil
@@ -95,13 +92,7 @@ func (f Facts) branch(tli postgres.TimelineID) (branch, error) {
 
 // oldestTimeline is the lowest timeline that a backup began on.
 func (f Facts) oldestTimeline() postgres.TimelineID {
-	var oldest postgres.TimelineID
-	for _, m := range f.Backups {
-		if oldest == 0 || m.Timeline < oldest {
-			oldest = m.Timeline
-		}
-	}
-	return oldest
+	return slices.MinFunc(f.Backups, func(a, b catalog.Manifest) int { return cmp.Compare(a.Timeline, b.Timeline) }).Timeline
 }
 
 func (f Facts) history(tli postgres.TimelineID) (postgres.TimelineHistory, error) {
@@ -112,38 +103,14 @@ func (f Facts) history(tli postgres.TimelineID) (postgres.TimelineHistory, error
 	if tli == 1 {
 		return postgres.RootHistory(1), nil
 	}
-	return h, &HistoryError{File: postgres.HistoryFile(tli), Why: "is not in the archive",
-		Advice: "archive it from the pg_wal of any member, or choose another timeline with --target-timeline"}
+	return h, refuse("archive it from the pg_wal of any member, or choose another timeline with --target-timeline",
+		"timeline history %s is not in the archive", postgres.HistoryFile(tli))
 }
-
-// HistoryError says that a timeline's descent cannot be known.
-type HistoryError struct {
-	File   postgres.WALFile
-	Why    string
-	Advice string
-}
-
-func (e *HistoryError) Error() string { return fmt.Sprintf("timeline history %s %s", e.File, e.Why) }
-
-// Hint says what a person can do next.
-func (e *HistoryError) Hint() string { return e.Advice }
 
 // begun tells whether the archive holds WAL that the branch's own timeline wrote.
 // Without it PostgreSQL would read its parent's past the fork.
 func (f Facts) begun(b branch) bool {
-	if len(b.Entries) == 0 {
-		return true
-	}
-	fork := b.Entries[len(b.Entries)-1].Switch
-	if f.Archived[postgres.SegmentAt(b.Timeline, fork, b.size)] {
-		return true
-	}
-	for s := range f.Archived {
-		if s.Timeline == b.Timeline {
-			return true
-		}
-	}
-	return slices.ContainsFunc(f.Backups, func(m catalog.Manifest) bool { return m.Timeline == b.Timeline })
+	return len(b.Entries) == 0 || f.written()[b.Timeline]
 }
 
 // branches are those to look for the target on, newest first: the one asked for,

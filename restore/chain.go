@@ -21,6 +21,9 @@ type chain struct {
 	ctx     context.Context // of the one plan that this chain is looked at for
 	wal     WAL
 	headers []postgres.SegmentFacts
+	// err is the first failure to read. After it nothing is read any more, and what
+	// the methods found does not count.
+	err error
 }
 
 func (f Facts) chain(ctx context.Context, b branch, from postgres.LSN) *chain {
@@ -53,13 +56,11 @@ const headerBatch = 128
 
 // header is what the archive noted about segment i. Seeing one whose log ends
 // before the segment does cuts the chain behind it: nothing can be replayed past it.
-func (c *chain) header(i int) (postgres.SegmentFacts, error) {
-	for len(c.headers) <= i {
+func (c *chain) header(i int) postgres.SegmentFacts {
+	for c.err == nil && len(c.headers) <= i && i < len(c.segs) {
 		n := len(c.headers)
 		more, err := c.wal.Headers(c.ctx, c.segs[n:min(len(c.segs), n+headerBatch)])
-		if err != nil {
-			return postgres.SegmentFacts{}, err
-		}
+		c.err = err
 		for k, h := range more {
 			if h.Walked && !h.Complete(c.branch.size) {
 				c.cut(n+k, h)
@@ -68,11 +69,11 @@ func (c *chain) header(i int) (postgres.SegmentFacts, error) {
 			}
 		}
 		c.headers = append(c.headers, more...)
-		if i >= len(c.segs) {
-			return postgres.SegmentFacts{}, nil
-		}
 	}
-	return c.headers[i], nil
+	if c.err != nil || i >= len(c.segs) {
+		return postgres.SegmentFacts{}
+	}
+	return c.headers[i]
 }
 
 func (c *chain) cut(i int, h postgres.SegmentFacts) {
@@ -83,28 +84,19 @@ func (c *chain) cut(i int, h postgres.SegmentFacts) {
 	}
 }
 
-// load reads the headers up to and with segment `to`, or all if to is negative.
-func (c *chain) load(to int) error {
-	for i := 0; i < len(c.segs) && (to < 0 || i <= to); i++ {
-		if _, err := c.header(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// load reads the headers up to and with segment `to`, or all there are.
+func (c *chain) load(to int) { c.header(min(to, len(c.segs)-1)) }
 
 // scan shows the records from segment i on to visit until that returns false.
-// ended tells that the log ended before visit had enough.
-func (c *chain) scan(i int, visit func(postgres.Record) bool) (ended bool, err error) {
+func (c *chain) scan(i int, visit func(postgres.Record) bool) {
+	if c.err != nil {
+		return
+	}
 	for record, err := range c.wal.Records(c.ctx, c.segs[i:]) {
-		if err != nil {
-			return false, err
-		}
-		if !visit(record) {
-			return false, nil
+		if c.err = err; err != nil || !visit(record) {
+			return
 		}
 	}
-	return true, nil
 }
 
 // maxSmall bounds the length of a restore point or tablespace record, so that one
@@ -114,21 +106,18 @@ const maxSmall = 1280
 // first finds the first record, in WAL order, that is a hit. may tells from a
 // header whether the segment can hold one; small that the record sought is no
 // transaction's but a short one.
-func (c *chain) first(may func(postgres.SegmentFacts) bool, small bool, hit func(postgres.Record) bool) (found postgres.Record, ok bool, err error) {
-	for i := 0; i < len(c.segs); i++ {
-		h, err := c.header(i)
-		if err != nil {
-			return found, false, err
-		}
+func (c *chain) first(may func(postgres.SegmentFacts) bool, small bool, hit func(postgres.Record) bool) (found postgres.Record, ok bool) {
+	for i := 0; i < len(c.segs) && c.err == nil && !ok; i++ {
+		h := c.header(i)
 		if i >= len(c.segs) {
 			break
 		}
-		if h.Walked && !may(h) && !openMay(h.Open, small, c.segs[i].End(c.branch.size)) {
+		end := c.segs[i].End(c.branch.size)
+		if h.Walked && !may(h) && !openMay(h.Open, small, end) {
 			continue
 		}
-		end := c.segs[i].End(c.branch.size)
 		last := postgres.LSN(0)
-		_, err = c.scan(i, func(r postgres.Record) bool {
+		c.scan(i, func(r postgres.Record) bool {
 			if r.Start >= end {
 				return false
 			}
@@ -138,14 +127,12 @@ func (c *chain) first(may func(postgres.SegmentFacts) bool, small bool, hit func
 			}
 			return !ok
 		})
-		if err != nil || ok {
-			return found, ok, err
-		}
-		if !h.Walked && last < end && i+1 < len(c.segs) {
-			return found, false, &UnreadableError{Segment: c.segs[i]}
+		if c.err == nil && !ok && !h.Walked && last < end && i+1 < len(c.segs) {
+			c.err = refuse("look at it with pg_waldump; a target LSN, or the end of the archive, can be had without reading it",
+				"the records of %s cannot be followed: where recovery would stop cannot be proved", c.segs[i])
 		}
 	}
-	return found, false, nil
+	return found, ok
 }
 
 func openMay(open *postgres.OpenRecord, small bool, end postgres.LSN) bool {
@@ -160,91 +147,58 @@ func openMay(open *postgres.OpenRecord, small bool, end postgres.LSN) bool {
 	return open.Kind == "xact"
 }
 
-// UnreadableError says that a segment's records cannot be followed, so that
-// nothing behind it can be proved.
-type UnreadableError struct{ Segment postgres.Segment }
-
-func (e *UnreadableError) Error() string {
-	return fmt.Sprintf("the records of %s cannot be followed: where recovery would stop cannot be proved", e.Segment)
-}
-
-// Hint says what a person can do next.
-func (e *UnreadableError) Hint() string {
-	return "look at it with pg_waldump; a target LSN, or the end of the archive, can be had without reading it"
+// last looks backwards, segment by segment, for the best of the records that begin
+// before lsn: of those that better lets replace the one found before them. may, if
+// not nil, tells from a header whether the segment can hold one.
+func (c *chain) last(lsn postgres.LSN, may func(postgres.SegmentFacts) bool, better func(old, r postgres.Record) bool) (last postgres.Record, ok bool) {
+	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
+		end := c.segs[i].End(c.branch.size)
+		if may != nil {
+			if h := c.header(i); h.Walked && !may(h) && !openMay(h.Open, false, end) {
+				continue
+			}
+		}
+		c.scan(i, func(r postgres.Record) bool {
+			if r.Start >= min(lsn, end) {
+				return false
+			}
+			if better(last, r) {
+				last, ok = r, true
+			}
+			return true
+		})
+	}
+	return last, ok
 }
 
 // before is the last record that begins before lsn: what recovery has replayed
 // when it stops there.
-func (c *chain) before(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
-	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
-		_, err = c.scan(i, func(r postgres.Record) bool {
-			if r.Start >= lsn {
-				return false
-			}
-			last, ok = r, true
-			return true
-		})
-		if err != nil {
-			return last, false, err
-		}
-	}
-	return last, ok, nil
+func (c *chain) before(lsn postgres.LSN) (last postgres.Record, ok bool) {
+	return c.last(lsn, nil, func(_, _ postgres.Record) bool { return true })
 }
 
-// from is the first record, of any kind, that begins at or after lsn.
-func (c *chain) firstAt(lsn postgres.LSN) (found postgres.Record, ok bool, err error) {
+// transaction is the last end of a transaction that is over before lsn.
+func (c *chain) transaction(lsn postgres.LSN) (last postgres.Record, ok bool) {
+	return c.last(lsn, func(h postgres.SegmentFacts) bool { return h.Commits > 0 },
+		func(_, r postgres.Record) bool { return r.Kind.EndsTransaction() && r.End <= lsn })
+}
+
+// clock is the last record that tells the server's time: what proves that nothing
+// older is still to come.
+func (c *chain) clock() (last postgres.Record, ok bool) {
+	return c.last(c.end(), nil, func(old, r postgres.Record) bool { return r.Time.After(old.Time) })
+}
+
+// firstAt is the first record, of any kind, that begins at or after lsn.
+func (c *chain) firstAt(lsn postgres.LSN) (found postgres.Record, ok bool) {
 	if c.index(lsn) >= len(c.segs) {
-		return found, false, nil
+		return found, false
 	}
-	_, err = c.scan(c.index(lsn), func(r postgres.Record) bool {
+	c.scan(c.index(lsn), func(r postgres.Record) bool {
 		if r.Start >= lsn {
 			found, ok = r, true
 		}
 		return !ok
 	})
-	return found, ok, err
-}
-
-// transaction is the last end of a transaction that is over before lsn.
-func (c *chain) transaction(lsn postgres.LSN) (last postgres.Record, ok bool, err error) {
-	for i := min(len(c.segs)-1, c.index(lsn)); i >= 0 && !ok; i-- {
-		h, err := c.header(i)
-		if err != nil {
-			return last, false, err
-		}
-		end := c.segs[i].End(c.branch.size)
-		if h.Walked && h.Commits == 0 && !openMay(h.Open, false, end) {
-			continue
-		}
-		_, err = c.scan(i, func(r postgres.Record) bool {
-			if r.Start >= end || r.End > lsn {
-				return false
-			}
-			if r.Kind.EndsTransaction() {
-				last, ok = r, true
-			}
-			return true
-		})
-		if err != nil {
-			return last, false, err
-		}
-	}
-	return last, ok, nil
-}
-
-// clock is the last record that tells the server's time: what proves that nothing
-// older is still to come.
-func (c *chain) clock() (last postgres.Record, ok bool, err error) {
-	for i := len(c.segs) - 1; i >= 0 && !ok; i-- {
-		_, err = c.scan(i, func(r postgres.Record) bool {
-			if !r.Time.IsZero() && (!ok || r.Time.After(last.Time)) {
-				last, ok = r, true
-			}
-			return true
-		})
-		if err != nil {
-			return last, false, err
-		}
-	}
-	return last, ok, nil
+	return found, ok
 }

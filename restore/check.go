@@ -37,150 +37,119 @@ type Ground struct {
 }
 
 // Check looks at everything the plan would touch on this host and changes nothing.
-// A refusal is a *PreflightError. force gives up the stopped cluster in pgdata.
+// A refusal holds a *PreflightError for each thing that is in the way. force gives
+// up the stopped cluster in pgdata.
 func Check(plan Plan, pgdata string, force bool) (Ground, error) {
-	c := checker{plan: plan, force: force, servers: livingServers("/proc"), uid: os.Geteuid()}
-	ground, err := c.check(pgdata)
+	const advice = "stop that server, or restore elsewhere"
+	ground := Ground{PGDATA: pgdata, State: Fresh}
+	if !clean(pgdata) {
+		return Ground{}, refuse("give --pgdata as an absolute path", "%q is not a clean absolute path of a directory", pgdata)
+	}
+	c := checker{plan: plan, force: force, servers: livingServers("/proc")}
+	empty, err := c.directory(advice, "PGDATA", pgdata)
+	if err == nil && !empty {
+		err = c.occupied(&ground)
+	}
+	for _, dir := range ground.Cleared {
+		err = errors.Join(err, c.neighbours(advice, "tablespace", dir))
+	}
+	if err == nil {
+		err = errors.Join(c.tablespaces(ground), c.space(ground))
+	}
 	if err != nil {
 		return Ground{}, err
-	}
-	if len(c.problems) > 0 {
-		return Ground{}, &PreflightError{Problems: c.problems, Advice: c.advice}
 	}
 	return ground, nil
 }
 
 type checker struct {
-	plan     Plan
-	force    bool
-	servers  []living
-	uid      int
-	problems []string
-	advice   string
+	plan    Plan
+	force   bool
+	servers []living
 }
 
-func (c *checker) refuse(advice, format string, args ...any) {
-	c.problems = append(c.problems, fmt.Sprintf(format, args...))
-	if c.advice == "" {
-		c.advice = advice
-	}
-}
-
-func (c *checker) check(pgdata string) (Ground, error) {
-	if !filepath.IsAbs(pgdata) || filepath.Clean(pgdata) != pgdata || pgdata == "/" {
-		c.refuse("give --pgdata as an absolute path", "%q is not a clean absolute path of a directory", pgdata)
-		return Ground{}, nil
-	}
-	ground := Ground{PGDATA: pgdata, State: Fresh}
-	c.neighbours("stop that server, or restore elsewhere", "PGDATA", pgdata)
-	empty, err := c.directory("PGDATA", pgdata)
-	if err != nil {
-		return ground, err
-	}
-	if !empty {
-		if err := c.occupied(&ground); err != nil {
-			return ground, err
-		}
-	}
-	for _, dir := range ground.Cleared {
-		c.neighbours("stop that server, or restore elsewhere", "tablespace", dir)
-	}
-	if len(c.problems) > 0 {
-		return ground, nil
-	}
-	if err := c.tablespaces(ground); err != nil {
-		return ground, err
-	}
-	return ground, c.space(ground)
+func clean(dir string) bool {
+	return filepath.IsAbs(dir) && filepath.Clean(dir) == dir && dir != "/"
 }
 
 // neighbours keeps us off every directory of a server that runs here.
-func (c *checker) neighbours(advice, what, dir string) (theirs bool) {
+func (c *checker) neighbours(advice, what, dir string) error {
 	for _, s := range c.servers {
 		for _, theirs := range s.dirs {
 			if overlap(resolve(dir), theirs) {
-				c.refuse(advice, "%s %s belongs to the running server in %s (process %d)", what, dir, s.pgdata, s.pid)
-				return true
+				return refuse(advice, "%s %s belongs to the running server in %s (process %d)", what, dir, s.pgdata, s.pid)
 			}
 		}
 	}
-	return false
+	return nil
 }
 
-// directory tells whether a directory is absent or empty; if it is there it must be
-// ours, and if not it must be possible to make it.
-func (c *checker) directory(what, dir string) (empty bool, err error) {
-	info, err := os.Lstat(dir)
+// directory tells whether a directory is absent or empty. It must be no neighbour's;
+// if it is there it must be ours, and if not it must be possible to make it.
+func (c *checker) directory(advice, what, dir string) (empty bool, err error) {
+	if err := c.neighbours(advice, what, dir); err != nil {
+		return false, err
+	}
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return true, creatable(what, dir)
+	}
+	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		c.creatable(what, dir)
-		return true, nil
+		return false, refuse("", "%s %s is a link that leads nowhere", what, dir)
 	}
 	if err != nil {
-		c.refuse("", "%s: %v", what, err)
-		return true, nil
-	}
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if info, err = os.Stat(dir); err != nil {
-			c.refuse("", "%s %s is a link that leads nowhere", what, dir)
-			return true, nil
-		}
+		return false, refuse("", "%s: %v", what, err)
 	}
 	if !info.IsDir() {
-		c.refuse("", "%s %s is not a directory", what, dir)
-		return true, nil
+		return false, refuse("", "%s %s is not a directory", what, dir)
 	}
-	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != c.uid {
-		c.refuse("run as the user that will run the server", "%s %s belongs to user id %d, not to us (%d)", what, dir, owner, c.uid)
-		return true, nil
+	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
+		return false, refuse("run as the user that will run the server", "%s %s belongs to user id %d, not to us (%d)", what, dir, owner, os.Geteuid())
 	}
 	if unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK) != nil {
-		c.refuse("", "%s %s: we may not read, write and search it", what, dir)
-		return true, nil
+		return false, refuse("", "%s %s: we may not read, write and search it", what, dir)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", what, err)
-	}
-	return len(entries) == 0, nil
+	return len(entries) == 0, err
 }
 
-func (c *checker) creatable(what, dir string) {
-	for at := filepath.Dir(dir); ; at = filepath.Dir(at) {
-		info, err := os.Stat(at)
-		if errors.Is(err, fs.ErrNotExist) && at != "/" {
-			continue
-		}
-		if err != nil || !info.IsDir() || unix.Access(at, unix.W_OK|unix.X_OK) != nil {
-			c.refuse("make the directory as root and give it to the user that runs this", "%s %s cannot be made: %s is not a directory we may write", what, dir, at)
-		}
-		return
+func creatable(what, dir string) error {
+	at := existing(filepath.Dir(dir))
+	if info, err := os.Stat(at); err != nil || !info.IsDir() || unix.Access(at, unix.W_OK|unix.X_OK) != nil {
+		return refuse("make the directory as root and give it to the user that runs this", "%s %s cannot be made: %s is not a directory we may write", what, dir, at)
 	}
+	return nil
+}
+
+// existing is the nearest of a path and its parents that exists.
+func existing(path string) string {
+	for path != "/" {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		path = filepath.Dir(path)
+	}
+	return path
 }
 
 // occupied judges a PGDATA that is not empty.
 func (c *checker) occupied(ground *Ground) error {
 	left, err := readMarker(ground.PGDATA)
 	if err != nil {
-		c.refuse("", "%v", err)
-		return nil
+		return refuse("", "%v", err)
 	}
 	raw, err := os.ReadFile(filepath.Join(ground.PGDATA, controlFile))
-	switch {
-	case left != nil && (errors.Is(err, fs.ErrNotExist) || neverStarted(ground.PGDATA)):
-		if left.System != c.plan.Backup.System {
-			c.refuse("remove it by hand, or restore elsewhere", "%s holds an interrupted restore of system %s, not %s", ground.PGDATA, left.System, c.plan.Backup.System)
-			return nil
-		}
-		if left.PGDATA != ground.PGDATA {
-			c.refuse("remove it by hand, or restore elsewhere", "%s holds an interrupted restore into %s", ground.PGDATA, left.PGDATA)
-			return nil
+	switch absent := errors.Is(err, fs.ErrNotExist); {
+	case left != nil && (absent || neverStarted(ground.PGDATA)):
+		if left.System != c.plan.Backup.System || left.PGDATA != ground.PGDATA {
+			return refuse("remove it by hand, or restore elsewhere", "%s holds an interrupted restore of system %s into %s, not of %s",
+				ground.PGDATA, left.System, left.PGDATA, c.plan.Backup.System)
 		}
 		ground.State = Interrupted
 		ground.Cleared, ground.versions, ground.links = left.Tablespaces, left.Versions, left.Links
 		return nil
-	case errors.Is(err, fs.ErrNotExist):
-		c.refuse("choose an empty or absent directory", "%s is neither empty nor a PostgreSQL data directory", ground.PGDATA)
-		return nil
+	case absent:
+		return refuse("choose an empty or absent directory", "%s is neither empty nor a PostgreSQL data directory", ground.PGDATA)
 	case err != nil:
 		return err
 	}
@@ -190,24 +159,19 @@ func (c *checker) occupied(ground *Ground) error {
 	}
 	major, versionErr := os.ReadFile(filepath.Join(ground.PGDATA, "PG_VERSION"))
 	if err = errors.Join(err, versionErr); err != nil {
-		c.refuse("choose an empty or absent directory", "%s is not a directory of this cluster: %v", ground.PGDATA, err)
-		return nil
+		return refuse("choose an empty or absent directory", "%s is not a directory of this cluster: %v", ground.PGDATA, err)
 	}
 	if pid := postmaster("/proc", ground.PGDATA); pid != 0 {
-		c.refuse("stop the server (Patroni: pause and stop it on this member) before its directory is replaced",
+		return refuse("stop the server (Patroni: pause and stop it on this member) before its directory is replaced",
 			"%s has a postmaster.pid of a process that lives (%d)", ground.PGDATA, pid)
-		return nil
 	}
 	if !c.force {
-		c.refuse("restore into another directory, or give up this stopped cluster and its listed tablespaces with --force",
+		return refuse("restore into another directory, or give up this stopped cluster and its listed tablespaces with --force",
 			"%s holds a cluster with the system identifier of the backup", ground.PGDATA)
-		return nil
 	}
 	ground.State = Replaced
 	ground.versions = []string{versionDirectory(strings.TrimSpace(string(major)), control.CatalogVersion)}
-	for _, dir := range tablespaceLinks(ground.PGDATA) {
-		ground.Cleared = append(ground.Cleared, dir)
-	}
+	ground.Cleared = tablespaceLinks(ground.PGDATA)
 	if left != nil { // interrupted while it replaced: its tablespaces may be emptied already
 		ground.Cleared, ground.links = append(ground.Cleared, left.Tablespaces...), left.Links
 		ground.versions = append(ground.versions, left.Versions...)
@@ -249,83 +213,74 @@ func postmaster(proc, pgdata string) int {
 }
 
 // tablespaces holds every path, old or future, to R24.
-func (c *checker) tablespaces(ground Ground) error {
+func (c *checker) tablespaces(ground Ground) (refused error) {
+	const earlier = "choose a target before that tablespace was made, or restore on a host without that directory"
 	type use struct {
 		oid uint32
 		dir string
 	}
 	uses := []use{{0, ground.PGDATA}}
 	for _, t := range c.plan.Tablespaces {
-		what := fmt.Sprintf("tablespace %d", t.OID)
+		what, advice := fmt.Sprintf("tablespace %d", t.OID), fmt.Sprintf("--tablespace-mapping %s=/an/empty/directory", t.From)
 		dirs := []string{t.To}
+		if t.Later {
+			advice = earlier
+		}
 		if t.Later && t.To != t.From {
 			// Replay makes the link to the path of the record, whatever link is there; so
 			// that path must be free to become our link to the mapped directory.
 			if _, err := os.Lstat(t.From); err == nil && !slices.Contains(ground.links, t.From) {
-				c.refuse("choose a target before that tablespace was made, or restore on a host without that directory",
-					"%s is created during recovery at %s, which exists here: PostgreSQL cannot be led elsewhere", what, t.From)
+				refused = errors.Join(refused, refuse(earlier, "%s is created during recovery at %s, which exists here: PostgreSQL cannot be led elsewhere", what, t.From))
 				continue
 			}
 			dirs = append(dirs, t.From)
 		}
 		for i, dir := range dirs {
-			if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == "/" {
-				c.refuse("", "%s: %q is not a clean absolute path", what, dir)
+			if !clean(dir) {
+				refused = errors.Join(refused, refuse("", "%s: %q is not a clean absolute path", what, dir))
 				continue
 			}
 			for _, other := range uses {
 				if other.oid != t.OID && overlap(resolve(dir), resolve(other.dir)) {
-					c.refuse("map every tablespace to a directory of its own: --tablespace-mapping OLD=NEW", "%s at %s overlaps %s", what, dir, other.dir)
+					refused = errors.Join(refused, refuse("map every tablespace to a directory of its own: --tablespace-mapping OLD=NEW", "%s at %s overlaps %s", what, dir, other.dir))
 				}
 			}
 			uses = append(uses, use{t.OID, dir})
-			advice := fmt.Sprintf("--tablespace-mapping %s=/an/empty/directory", t.From)
-			if t.Later {
-				advice = "choose a target before that tablespace was made, or restore on a host without that directory"
-			}
-			if c.neighbours(advice, what, dir) {
-				continue
-			}
 			if i > 0 {
-				c.creatable(what, dir)
+				refused = errors.Join(refused, c.neighbours(advice, what, dir), creatable(what, dir))
 				continue
 			}
-			if empty, err := c.directory(what, dir); err != nil {
-				return err
-			} else if !empty && !slices.Contains(ground.Cleared, dir) {
-				c.refuse(advice, "%s: %s is not empty and does not belong to %s", what, dir, ground.PGDATA)
+			empty, err := c.directory(advice, what, dir)
+			if err == nil && !empty && !slices.Contains(ground.Cleared, dir) {
+				err = refuse(advice, "%s: %s is not empty and does not belong to %s", what, dir, ground.PGDATA)
 			}
+			refused = errors.Join(refused, err)
 		}
 	}
-	return nil
+	return refused
 }
 
 // space compares what will be written with what is free, file system by file system.
 func (c *checker) space(ground Ground) error {
-	need := map[uint64]int64{}
-	free := map[uint64]int64{}
-	where := map[uint64]string{}
+	type filesystem struct {
+		need, free int64
+		at         string
+	}
+	all := map[uint64]filesystem{}
 	add := func(dir string, bytes int64) error {
-		at := resolve(dir)
-		for {
-			if _, err := os.Stat(at); err == nil {
-				break
-			}
-			at = filepath.Dir(at)
-		}
+		at := existing(resolve(dir))
 		var stat unix.Stat_t
 		var fs unix.Statfs_t
 		if err := errors.Join(unix.Stat(at, &stat), unix.Statfs(at, &fs)); err != nil {
 			return fmt.Errorf("free space of %s: %w", at, err)
 		}
-		need[stat.Dev] += bytes
-		free[stat.Dev], where[stat.Dev] = int64(fs.Bavail)*fs.Bsize, at
+		all[stat.Dev] = filesystem{need: all[stat.Dev].need + bytes, free: int64(fs.Bavail) * fs.Bsize, at: at}
 		return nil
 	}
 	at := map[string]string{"base": ground.PGDATA}
 	for _, t := range c.plan.Tablespaces {
 		if !t.Later {
-			at[strconv.FormatUint(uint64(t.OID), 10)] = t.To
+			at[fmt.Sprint(t.OID)] = t.To
 		}
 	}
 	for _, pack := range c.plan.Backup.Packs {
@@ -344,10 +299,10 @@ func (c *checker) space(ground Ground) error {
 			}
 		}
 	}
-	for dev, bytes := range need {
-		if bytes > free[dev] {
-			c.refuse("make room, or restore elsewhere", "the file system of %s has %d MiB free, the restore needs %d MiB and room for WAL",
-				where[dev], free[dev]>>20, bytes>>20)
+	for _, f := range all {
+		if f.need > f.free {
+			return refuse("make room, or restore elsewhere", "the file system of %s has %d MiB free, the restore needs %d MiB and room for WAL",
+				f.at, f.free>>20, f.need>>20)
 		}
 	}
 	return nil

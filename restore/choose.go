@@ -1,13 +1,13 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
 // candidates are the backups of a branch that could serve, newest first. A named
@@ -15,24 +15,13 @@ import (
 func (s search) candidates(named catalog.BackupID) []catalog.Manifest {
 	var found []catalog.Manifest
 	for _, m := range s.facts.Backups {
-		switch {
-		case named != "" && m.ID != named, named == "" && m.Damaged(), m.Type != catalog.Full, !s.branch.holds(m):
-			continue
+		wanted := m.ID == named || named == "" && !m.Damaged()
+		if wanted && m.Type == catalog.Full && s.branch.holds(m) {
+			found = append(found, m)
 		}
-		found = append(found, m)
 	}
-	slices.SortStableFunc(found, func(a, b catalog.Manifest) int { return -compare(a.StopLSN, b.StopLSN) })
+	slices.SortStableFunc(found, func(a, b catalog.Manifest) int { return cmp.Compare(b.StopLSN, a.StopLSN) })
 	return found
-}
-
-func compare(a, b postgres.LSN) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // errNoBackup says that no backup lies on the branch.

@@ -83,10 +83,7 @@ func discardControl(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	if err = root.Remove(controlFile); errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err == nil {
+	if err = root.RemoveAll(controlFile); err == nil {
 		err = dir.Sync()
 	}
 	return errors.Join(err, dir.Close())

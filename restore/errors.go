@@ -76,11 +76,16 @@ func (e *NotFoundError) Hint() string { return e.Advice }
 
 // PreflightError refuses a restore before anything was changed.
 type PreflightError struct {
-	Problems []string
-	Advice   string
+	Problem string
+	Advice  string
 }
 
-func (e *PreflightError) Error() string { return strings.Join(e.Problems, "; ") }
+// refuse makes a PreflightError.
+func refuse(advice, format string, args ...any) error {
+	return &PreflightError{Problem: fmt.Sprintf(format, args...), Advice: advice}
+}
+
+func (e *PreflightError) Error() string { return e.Problem }
 
 // Hint says what the user can do.
 func (e *PreflightError) Hint() string { return e.Advice }

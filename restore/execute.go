@@ -95,7 +95,10 @@ func Execute(ctx context.Context, backup *catalog.Backup, plan Plan, ground Grou
 		return fmt.Errorf("prepare %s: %w", ground.PGDATA, err)
 	}
 	defer x.tree.close()
-	if err := x.packs(ctx); err != nil {
+	if err = x.tree.directories(backup.Index); err == nil {
+		err = x.packs(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("write %s: %w", ground.PGDATA, err)
 	}
 	if err := x.finish(ctx); err != nil {
@@ -104,7 +107,7 @@ func Execute(ctx context.Context, backup *catalog.Backup, plan Plan, ground Grou
 	return nil
 }
 
-// prepare claims and empties the ground and makes every directory and link.
+// prepare claims and empties the ground.
 func (x *execution) prepare(ctx context.Context) (err error) {
 	if err := atomicfile.MkdirAll(x.ground.PGDATA, 0o700); err != nil {
 		return err
@@ -117,15 +120,7 @@ func (x *execution) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if x.tree, err = openTree(x.plan, x.ground.PGDATA); err != nil {
-		return err
-	}
-	if err = x.tree.directories(x.backup.Index); err == nil {
-		err = x.tree.link()
-	}
-	if err != nil {
-		x.tree.close()
-	}
+	x.tree, err = openTree(x.plan, x.ground.PGDATA)
 	return err
 }
 
@@ -167,7 +162,7 @@ func (x *execution) pack(ctx context.Context, i int) (err error) {
 			x.progress(e.Size)
 			continue
 		}
-		if err := x.entry(e, &counted{r, x}, buffer); err != nil {
+		if err := x.entry(e, io.TeeReader(r, meter(x.progress)), buffer); err != nil {
 			return err
 		}
 	}
@@ -204,14 +199,10 @@ func (x *execution) progress(n int64) {
 	}
 }
 
-// counted tells the progress of what is read.
-type counted struct {
-	r io.Reader
-	x *execution
-}
+// meter is told the length of what is written to it.
+type meter func(int64)
 
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.x.progress(int64(n))
-	return n, err
+func (m meter) Write(p []byte) (int, error) {
+	m(int64(len(p)))
+	return len(p), nil
 }

@@ -56,7 +56,7 @@ func TestExecute(t *testing.T) {
 			t.Errorf("no %q in\n%s", line, conf)
 		}
 	}
-	manifest, err := postgres.ParseBackupManifest(strings.NewReader(read(t, s.pgdata, "backup_manifest")))
+	manifest, err := postgres.ParseBackupManifest([]byte(read(t, s.pgdata, "backup_manifest")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,13 +65,19 @@ func TestExecute(t *testing.T) {
 			t.Errorf("backup_manifest lies about %s", f.Path)
 		}
 	}
-	_ = filepath.WalkDir(s.pgdata, func(path string, d fs.DirEntry, err error) error {
-		info, err := os.Lstat(path)
+	walked := filepath.WalkDir(s.pgdata, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
 		if err != nil || info.Mode()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: %v %v", path, info.Mode(), err)
 		}
 		return nil
 	})
+	if walked != nil {
+		t.Error(walked)
+	}
 }
 
 func TestExecuteGroupAccess(t *testing.T) {
@@ -133,7 +139,7 @@ func TestExecuteEveryFlip(t *testing.T) {
 		broken := faulty.New(bucket, faulty.On("get", func(faulty.Call) faulty.Fault {
 			n++
 			if n == i+2 { // the first get is the index
-				return faulty.Flip(m.Packs[0].Size / 2)
+				return faulty.Flip(m.Packs[i].Size / 2)
 			}
 			return faulty.Fault{}
 		}))

@@ -45,7 +45,7 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 	if facts.Histories, err = repo.Histories(ctx); err != nil {
 		return Facts{}, err
 	}
-	source := newArchive(repo)
+	source := &archive{repo: repo, entries: map[postgres.Segment]catalog.WALEntry{}, headers: map[postgres.Segment]postgres.SegmentFacts{}}
 	facts.WAL = source
 	if len(facts.Backups) == 0 {
 		return facts, nil

@@ -2,11 +2,11 @@ package restore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -19,34 +19,12 @@ import (
 
 // finish writes what is ours to write, proves the copy, and then lets it live.
 func (x *execution) finish(ctx context.Context) error {
-	if err := x.label(); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{x.label, x.control, x.configure, x.origin, x.manifest, x.sync, x.verify} {
+		if err := cmp.Or(step(ctx), ctx.Err()); err != nil {
+			return err
+		}
 	}
-	control, err := x.control()
-	if err != nil {
-		return err
-	}
-	if err := x.configure(); err != nil {
-		return err
-	}
-	if err := x.origin(); err != nil {
-		return err
-	}
-	if err := x.manifest(ctx); err != nil {
-		return err
-	}
-	files := slices.Collect(maps.Keys(x.written))
-	files = slices.DeleteFunc(files, func(name string) bool { return name == controlFile })
-	if err := x.tree.sync(append(files, manifestFile, recoverySignal)); err != nil {
-		return err
-	}
-	if err := x.verify(ctx); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := x.live(control); err != nil {
+	if err := x.live(); err != nil {
 		return err
 	}
 	// restore_command learns from pg_control whose WAL is wanted.
@@ -67,12 +45,12 @@ func (x *execution) ours(name string, data []byte) error {
 		return err
 	}
 	x.written[name] = catalog.Entry{Path: name, Size: int64(len(data)), Modified: x.Now.UTC().Truncate(time.Second),
-		CRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))}
+		CRC32C: postgres.CRC32C(data)}
 	return nil
 }
 
 // label checks that the backup_label is this backup's, and writes it.
-func (x *execution) label() error {
+func (x *execution) label(context.Context) error {
 	text, ok := x.held[labelFile]
 	if !ok {
 		return &VerificationError{Problem: fmt.Sprintf("backup %s holds no backup_label", x.plan.Backup.ID)}
@@ -93,24 +71,24 @@ func (x *execution) label() error {
 }
 
 // control checks that pg_control is this cluster's; it is written by live.
-func (x *execution) control() ([]byte, error) {
+func (x *execution) control(context.Context) error {
 	data, ok := x.held[controlFile]
 	if !ok {
-		return nil, &VerificationError{Problem: fmt.Sprintf("backup %s holds no pg_control", x.plan.Backup.ID)}
+		return &VerificationError{Problem: fmt.Sprintf("backup %s holds no pg_control", x.plan.Backup.ID)}
 	}
 	control, err := postgres.ParseControlData(data)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if control.System != x.plan.Backup.System {
-		return nil, &VerificationError{Problem: fmt.Sprintf("pg_control has system identifier %s, the manifest %s", control.System, x.plan.Backup.System)}
+		return &VerificationError{Problem: fmt.Sprintf("pg_control has system identifier %s, the manifest %s", control.System, x.plan.Backup.System)}
 	}
-	return data, nil
+	return nil
 }
 
 // configure writes the settings of the recovery, and what a server needs at least
 // where the configuration of the source lies outside PGDATA.
-func (x *execution) configure() error {
+func (x *execution) configure(context.Context) error {
 	for _, f := range []struct{ name, text string }{
 		{serverConfFile, "# The configuration of the source lies outside its PGDATA and is not in the backup.\n"},
 		{"pg_hba.conf", "# The source's pg_hba.conf is not in the backup: only local users, by their own name.\nlocal all all peer\n"},
@@ -130,7 +108,7 @@ func (x *execution) configure() error {
 	}
 	existing := x.held[autoConfFile]
 	list := recoverySettings(x.plan, ShellCommand(x.RestoreCommand), x.ArchiveMode)
-	list = append(list, minima(string(conf)+"\n"+string(existing), x.plan.Settings)...)
+	list = append(list, minima(string(conf)+"\n"+string(existing), x.plan.Backup.Settings)...)
 	if err := x.ours(autoConfFile, []byte(autoConf(string(existing), list))); err != nil {
 		return err
 	}
@@ -138,7 +116,7 @@ func (x *execution) configure() error {
 }
 
 // origin says where the copy comes from, so that it does not archive there (R8).
-func (x *execution) origin() error {
+func (x *execution) origin(context.Context) error {
 	data, err := json.MarshalIndent(catalog.Origin{Format: catalog.Format, Scope: x.plan.Backup.Scope, System: x.plan.Backup.System,
 		Backup: x.plan.Backup.ID, Target: x.plan.Target.String(), Restored: x.Now.UTC().Truncate(time.Second)}, "", " ")
 	if err != nil {
@@ -154,7 +132,7 @@ func (x *execution) manifest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stored, err := postgres.ParseBackupManifest(bytes.NewReader(text))
+	stored, err := postgres.ParseBackupManifest(text)
 	if err != nil {
 		return err
 	}
@@ -169,25 +147,28 @@ func (x *execution) manifest(ctx context.Context) error {
 				f.Path, e.Size, e.CRC32C, x.plan.Backup.ID, f.Size, f.CRC32C)}
 		}
 	}
-	files := func(yield func(postgres.ManifestFile) bool) {
-		for _, name := range slices.Sorted(maps.Keys(x.written)) {
-			e := x.written[name]
-			if !yield(postgres.ManifestFile{Path: name, Size: e.Size, Modified: e.Modified, CRC32C: e.CRC32C}) {
-				return
-			}
-		}
+	var files []postgres.ManifestFile
+	for _, name := range slices.Sorted(maps.Keys(x.written)) {
+		e := x.written[name]
+		files = append(files, postgres.ManifestFile{Path: name, Size: e.Size, Modified: e.Modified, CRC32C: e.CRC32C})
 	}
 	var out bytes.Buffer
-	if err := postgres.WriteBackupManifest(&out, x.plan.Backup.Version, x.plan.Backup.System, files, stored.Ranges); err != nil {
+	if err := postgres.WriteBackupManifest(&out, x.plan.Backup.Version, x.plan.Backup.System, slices.Values(files), stored.Ranges); err != nil {
 		return err
 	}
 	return x.tree.write(manifestFile, out.Bytes())
 }
 
+// sync makes all that was written durable.
+func (x *execution) sync(context.Context) error {
+	files := slices.DeleteFunc(slices.Collect(maps.Keys(x.written)), func(name string) bool { return name == controlFile })
+	return x.tree.sync(append(files, manifestFile, recoverySignal))
+}
+
 // live puts pg_control in its place, whole and durably.
-func (x *execution) live(control []byte) error {
+func (x *execution) live() error {
 	const temporary = controlFile + ".pgha-restore"
-	if err := x.tree.write(temporary, control); err != nil {
+	if err := x.tree.write(temporary, x.held[controlFile]); err != nil {
 		return err
 	}
 	if err := x.tree.sync([]string{temporary}); err != nil {

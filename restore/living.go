@@ -52,11 +52,10 @@ func isPostgres(proc string, pid int) bool {
 	return err == nil && filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == "postgres"
 }
 
-// tablespaceLinks reads where the links in pg_tblspc lead, by OID.
-func tablespaceLinks(pgdata string) map[string]string {
+// tablespaceLinks reads where the links in pg_tblspc lead.
+func tablespaceLinks(pgdata string) (found []string) {
 	dir := filepath.Join(pgdata, "pg_tblspc")
 	entries, _ := os.ReadDir(dir)
-	links := map[string]string{}
 	for _, e := range entries {
 		to, err := os.Readlink(filepath.Join(dir, e.Name()))
 		if err != nil {
@@ -65,9 +64,9 @@ func tablespaceLinks(pgdata string) map[string]string {
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(dir, to)
 		}
-		links[e.Name()] = filepath.Clean(to)
+		found = append(found, filepath.Clean(to))
 	}
-	return links
+	return found
 }
 
 // resolve follows the links of a path as far as it exists.

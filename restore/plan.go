@@ -24,12 +24,13 @@ type Plan struct {
 	Stop Stop `json:"stop"`
 	// WAL is what recovery will read, oldest first, every segment proven present.
 	WAL []postgres.Segment `json:"wal"`
+	// GapBehind tells that the archive has a gap behind the last segment of WAL: the
+	// recovery must not look ahead into it.
+	GapBehind bool `json:"gap_behind,omitempty"`
 	// Tablespaces are all links that the copy will have or that replay will make.
 	Tablespaces []TablespacePlan `json:"tablespaces,omitempty"`
 	// Notes are said to the user before anything happens.
 	Notes []string `json:"notes,omitempty"`
-	// Settings are the minima that recovery needs (from the backup and later WAL).
-	Settings catalog.Settings `json:"settings"`
 }
 
 // Stop is the position where recovery must end: what prove compares with.

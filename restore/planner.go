@@ -21,8 +21,8 @@ type Request struct {
 }
 
 // NewPlan decides how to reach the target, or refuses it: an UnreachableError,
-// NotFoundError, HistoryError or UnreadableError changes nothing and says what can
-// be reached. Without a timeline in the target, the newest one that holds it counts.
+// NotFoundError or PreflightError changes nothing and says what can be reached.
+// Without a timeline in the target, the newest one that holds it counts.
 func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 	if err := request.Target.Validate(); err != nil {
 		return Plan{}, err
@@ -42,17 +42,17 @@ func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 		found, err := s.solve(ctx, request.Backup)
 		switch {
 		case err == nil:
-			if request.Target.Timeline == 0 {
-				others, err := s.elsewhere(ctx, found, branches[i+1:])
-				if err != nil {
-					return Plan{}, err
-				}
-				notes = append(notes, others...)
-				if found, err = s.simplest(ctx, found); err != nil {
-					return Plan{}, err
-				}
+			if request.Target.Timeline != 0 {
+				return found.plan(request, notes)
 			}
-			return found.plan(request, notes)
+			others, err := s.elsewhere(ctx, found, branches[i+1:])
+			if err == nil {
+				found, err = s.simplest(ctx, found)
+			}
+			if err != nil {
+				return Plan{}, err
+			}
+			return found.plan(request, append(notes, others...))
 		case errors.Is(err, errNoBackup):
 			continue
 		case !isRefusal(err):
@@ -132,8 +132,7 @@ func (s search) simplest(ctx context.Context, found solution) (solution, error) 
 	if err != nil {
 		return found, nil // the newer branch stands without it
 	}
-	other := search{facts: s.facts, branch: b, target: s.target}
-	same, err := other.solve(ctx, found.backup.ID)
+	same, err := search{facts: s.facts, branch: b, target: s.target}.solve(ctx, found.backup.ID)
 	switch {
 	case err != nil && !isRefusal(err):
 		return found, err
@@ -171,11 +170,12 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 	last := c.index(found.read - 1)
 	p := Plan{Backup: found.backup, Target: request.Target, Effective: found.effective, Timeline: c.branch.Timeline,
 		History: c.branch.TimelineHistory, Stop: found.stop, WAL: slices.Clone(c.segs[:last+1]),
-		Notes: append(notes, found.notes...), Settings: found.backup.Settings}
+		Notes: append(notes, found.notes...)}
+	p.GapBehind = c.behind.Timeline != 0
 	if c.short != "" && found.effective.Kind == Latest {
 		p.Notes = append(p.Notes, c.short)
 	}
-	tablespaces, err := c.tablespaces(found.backup, last)
+	tablespaces, err := c.tablespaces(found.backup, last, found.stop)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -185,54 +185,56 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 
 // tablespaces are those of the backup and those that replay creates again at
 // their old path, up to segment last (R24).
-func (c *chain) tablespaces(m catalog.Manifest, last int) ([]TablespacePlan, error) {
+func (c *chain) tablespaces(m catalog.Manifest, last int, stop Stop) ([]TablespacePlan, error) {
 	var all []TablespacePlan
+	// One that is in the backup may be created again in replay, which then leads its
+	// link back to the old path: both are told.
 	add := func(t postgres.Tablespace, later bool) {
-		if !slices.ContainsFunc(all, func(p TablespacePlan) bool { return p.OID == t.OID && p.From == t.Path }) {
-			all = append(all, TablespacePlan{OID: t.OID, From: t.Path, To: t.Path, Later: later})
+		if p := (TablespacePlan{OID: t.OID, From: t.Path, To: t.Path, Later: later}); !slices.Contains(all, p) {
+			all = append(all, p)
 		}
 	}
 	for _, t := range m.Tablespaces {
 		add(t, false)
 	}
 	for i := 0; i <= last; i++ {
-		h, err := c.header(i)
-		if err != nil {
-			return nil, err
-		}
-		for _, t := range h.Tablespaces {
-			add(t, true)
-		}
+		h := c.header(i)
 		end := c.segs[i].End(c.branch.size)
-		if h.Walked && !openMay(h.Open, true, end) {
-			continue
+		stopsHere := stop.Exact && stop.LSN < end // what follows the stop is not replayed
+		if stopsHere {
+			end = stop.LSN
 		}
-		if _, err := c.scan(i, func(r postgres.Record) bool {
+		if !stopsHere || len(h.Tablespaces) == 0 {
+			for _, t := range h.Tablespaces {
+				add(t, true)
+			}
+			if h.Walked && !openMay(h.Open, true, c.segs[i].End(c.branch.size)) {
+				continue
+			}
+		}
+		c.scan(i, func(r postgres.Record) bool {
 			if r.Start < end && r.Kind == postgres.RecordTablespaceCreate {
 				add(r.Tablespace, true)
 			}
 			return r.Start < end
-		}); err != nil {
-			return nil, err
-		}
+		})
 	}
-	return all, nil
+	return all, c.err
 }
 
 func mapped(all []TablespacePlan, mapping map[string]string) ([]TablespacePlan, error) {
 	used := map[string]bool{}
+	var known []string
 	for i, t := range all {
+		known = append(known, t.From)
 		if to, ok := mapping[t.From]; ok {
 			all[i].To, used[t.From] = to, true
 		}
 	}
 	for _, from := range slices.Sorted(maps.Keys(mapping)) {
 		if !used[from] {
-			e := &NotFoundError{What: "a tablespace at " + from, Advice: "--tablespace-mapping takes OLD=NEW, OLD being a path of the original server"}
-			for _, t := range all {
-				e.Known = append(e.Known, t.From)
-			}
-			return nil, e
+			return nil, &NotFoundError{What: "a tablespace at " + from, Known: known,
+				Advice: "--tablespace-mapping takes OLD=NEW, OLD being a path of the original server"}
 		}
 	}
 	return all, nil

@@ -1,8 +1,10 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"flag"
+	"iter"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -154,4 +156,59 @@ func FuzzParseTime(f *testing.F) {
 			t.Errorf("%q is %s, which reads as %s, %v", s, stamp(at), again, err)
 		}
 	})
+}
+
+// failingWAL fails from the call on that left counts down to.
+type failingWAL struct {
+	WAL
+	left int
+}
+
+var errWAL = errors.New("the store is gone")
+
+func (w *failingWAL) Headers(ctx context.Context, segments []postgres.Segment) ([]postgres.SegmentFacts, error) {
+	if w.left--; w.left < 0 {
+		return nil, errWAL
+	}
+	return w.WAL.Headers(ctx, segments)
+}
+
+func (w *failingWAL) Records(ctx context.Context, segments []postgres.Segment) iter.Seq2[postgres.Record, error] {
+	if w.left--; w.left < 0 {
+		return func(yield func(postgres.Record, error) bool) { yield(postgres.Record{}, errWAL) }
+	}
+	return w.WAL.Records(ctx, segments)
+}
+
+// Whatever call fails, the plan fails with it: neither a plan nor a refusal comes of
+// what could not be read.
+func TestPlanEveryFault(t *testing.T) {
+	text, err := os.ReadFile("testdata/kinds.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stanza, _, _ := strings.Cut(string(text), "\n\n")
+	_, lines, _ := strings.Cut(stanza, "repository\n")
+	repo := newSynthetic()
+	for line := range strings.Lines(lines) {
+		repo.line(t, strings.TrimSpace(line))
+	}
+	for _, target := range []Target{{Kind: Latest}, {Kind: Immediate}, {Kind: Time, Time: clockTime(t, "10:05:00")}, {Kind: Time, Time: clockTime(t, "23:00:00")},
+		{Kind: LSN, LSN: 0x3000100}, {Kind: XID, XID: 751, Exclusive: true}, {Kind: XID, XID: 999999}, {Kind: Name, Name: "nowhere"}} {
+		for n := 0; ; n++ {
+			facts := repo.facts
+			wal := &failingWAL{facts.WAL, n}
+			facts.WAL = wal
+			_, err := NewPlan(t.Context(), facts, Request{Target: target})
+			if wal.left >= 0 {
+				if n == 0 {
+					t.Errorf("%s: the WAL was not looked at", target)
+				}
+				break
+			}
+			if !errors.Is(err, errWAL) {
+				t.Errorf("%s: call %d failed: %v", target, n+1, err)
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -27,21 +28,15 @@ func Prove(plan Plan, seen Outcome) error {
 			Advice:  "do not use the copy: keep its log, and run the restore again; the archive is unchanged",
 		}
 	}
-	action := plan.Effective.Action
-	if action == "" {
-		action = Promote
-	}
-	want := plan.Stop
+	action, want := cmp.Or(plan.Effective.Action, Promote), plan.Stop
 	if seen.Action != action {
 		return bad("the server should %s at %s on timeline %d, it did %s at %s on timeline %d",
 			action, want.LSN, uint32(want.Timeline), seen.Action, seen.LSN, uint32(seen.Timeline))
 	}
-	switch {
-	case want.Exact && (seen.LSN != want.LSN || seen.Timeline != want.Timeline):
+	short := seen.LSN < want.LSN || seen.Timeline < want.Timeline
+	far := want.Exact && (seen.LSN > want.LSN || seen.Timeline > want.Timeline)
+	if short || far {
 		return bad("recovery stopped at %s on timeline %d, it had to stop at %s on timeline %d (%s)",
-			seen.LSN, uint32(seen.Timeline), want.LSN, uint32(want.Timeline), want.What)
-	case !want.Exact && (seen.LSN < want.LSN || seen.Timeline < want.Timeline):
-		return bad("recovery stopped at %s on timeline %d, the archive goes at least to %s on timeline %d (%s)",
 			seen.LSN, uint32(seen.Timeline), want.LSN, uint32(want.Timeline), want.What)
 	}
 	return nil

@@ -47,34 +47,26 @@ const removedOnly = "promote_trigger_file"
 // recoverySettings are what makes the copy recover along the plan.
 func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []setting {
 	list := slices.Clone(anotherLife)
+	// The server takes them in this order and refuses even an empty target after one
+	// that is set: what is wanted comes last.
 	set := func(name, value string) {
-		i := slices.IndexFunc(list, func(s setting) bool { return s.name == name })
-		if i < 0 {
-			list = append(list, setting{name, value})
-			return
-		}
-		list[i].value = value
+		list = slices.DeleteFunc(list, func(s setting) bool { return s.name == name })
+		list = append(list, setting{name, value})
 	}
 	target := plan.Effective
 	set("restore_command", restoreCommand)
-	set("recovery_target_timeline", strconv.FormatUint(uint64(plan.Timeline), 10))
-	// The server takes them in this order and refuses even an empty target after one
-	// that is set: the one that is wanted comes last.
-	aim := func(name, value string) {
-		list = slices.DeleteFunc(list, func(s setting) bool { return s.name == name })
-		set(name, value)
-	}
+	set("recovery_target_timeline", fmt.Sprint(uint32(plan.Timeline)))
 	switch target.Kind {
 	case Time:
-		aim("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
+		set("recovery_target_time", target.Time.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
 	case LSN:
-		aim("recovery_target_lsn", target.LSN.String())
+		set("recovery_target_lsn", target.LSN.String())
 	case XID:
-		aim("recovery_target_xid", strconv.FormatUint(uint64(target.XID), 10))
+		set("recovery_target_xid", fmt.Sprint(target.XID))
 	case Name:
-		aim("recovery_target_name", target.Name)
+		set("recovery_target_name", target.Name)
 	case Immediate:
-		aim("recovery_target", "immediate")
+		set("recovery_target", "immediate")
 	}
 	if target.Exclusive {
 		set("recovery_target_inclusive", "off")
@@ -84,6 +76,11 @@ func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []s
 	}
 	if target.Action == Pause {
 		set("hot_standby", "on") // without it a pause is a shutdown
+	}
+	if plan.GapBehind {
+		// PostgreSQL reads ahead of what it replays, into the next segment: one that is
+		// known to be lost would hold up a recovery that does not need it.
+		set("recovery_prefetch", "off")
 	}
 	if archive == ArchiveOff {
 		set("archive_mode", "off")
@@ -112,33 +109,24 @@ func autoConf(existing string, list []setting) string {
 // minima are the settings that must not be lower than they were on the primary, or
 // recovery stops. conf is what the copy brings along, postgresql.auto.conf last;
 // files that it includes are not read, so then every minimum is written.
-func minima(conf string, s catalog.Settings) []setting {
-	have := map[string]int{"max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 10,
-		"max_prepared_transactions": 0, "max_locks_per_transaction": 64}
-	unknown := false
-	for line := range strings.Lines(conf) {
-		name, value, ok := parseLine(line)
-		if !ok {
-			continue
-		}
-		if strings.HasPrefix(name, "include") {
-			unknown = true
-		}
-		if _, ok := have[name]; ok {
-			n, err := strconv.ParseInt(value, 0, 32)
-			unknown = unknown || err != nil
-			have[name] = int(n)
-		}
-	}
-	var list []setting
+func minima(conf string, s catalog.Settings) (list []setting) {
 	for _, m := range []struct {
-		name string
-		want int
+		name           string
+		standard, want int
 	}{
-		{"max_connections", s.MaxConnections}, {"max_worker_processes", s.MaxWorkerProcesses}, {"max_wal_senders", s.MaxWALSenders},
-		{"max_prepared_transactions", s.MaxPreparedXacts}, {"max_locks_per_transaction", s.MaxLocksPerXact},
+		{"max_connections", 100, s.MaxConnections}, {"max_worker_processes", 8, s.MaxWorkerProcesses}, {"max_wal_senders", 10, s.MaxWALSenders},
+		{"max_prepared_transactions", 0, s.MaxPreparedXacts}, {"max_locks_per_transaction", 64, s.MaxLocksPerXact},
 	} {
-		if m.want > 0 && (unknown || have[m.name] < m.want) {
+		have, unknown := m.standard, false
+		for line := range strings.Lines(conf) {
+			name, value, _ := parseLine(line)
+			if name == m.name {
+				n, err := strconv.ParseInt(value, 0, 32)
+				have, unknown = int(n), unknown || err != nil
+			}
+			unknown = unknown || strings.HasPrefix(name, "include")
+		}
+		if m.want > 0 && (unknown || have < m.want) {
 			list = append(list, setting{m.name, strconv.Itoa(m.want)})
 		}
 	}

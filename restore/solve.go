@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -44,27 +45,23 @@ func (s search) from(c *chain, m catalog.Manifest) (solution, error) {
 	case LSN:
 		err = s.lsn(&found)
 	case Immediate:
-		err = found.immediate()
+		found.immediate()
 	default:
 		err = s.latest(&found)
 	}
-	if err != nil {
+	if err = cmp.Or(c.err, err); err != nil {
 		return found, err
 	}
 	if found.stop.LSN < m.StopLSN {
 		return found, s.early(m)
 	}
-	if err := c.load(c.index(found.read - 1)); err != nil {
-		return found, err
-	}
-	if kept, ok, err := c.transaction(found.stop.LSN); err != nil {
-		return found, err
-	} else if ok && kept.End > m.StopLSN {
+	c.load(c.index(found.read - 1))
+	if kept, ok := c.transaction(found.stop.LSN); ok && kept.End > m.StopLSN {
 		found.stop.Time = kept.Time
 	}
 	found.effective.Timeline = s.branch.Timeline
 	found.stop.Timeline = s.branch.TimelineAt(found.stop.LSN - 1)
-	return found, nil
+	return found, c.err
 }
 
 func endOf(m catalog.Manifest) Point {
@@ -74,30 +71,23 @@ func endOf(m catalog.Manifest) Point {
 func (s search) time(found *solution) error {
 	c, want := found.chain, s.target.Time
 	past := func(t time.Time) bool { return t.After(want) || s.target.Exclusive && t.Equal(want) }
-	hit, ok, err := c.first(func(h postgres.SegmentFacts) bool { return past(h.MaxTime) }, false,
+	hit, ok := c.first(func(h postgres.SegmentFacts) bool { return past(h.MaxTime) }, false,
 		func(r postgres.Record) bool { return r.Kind.EndsTransaction() && past(r.Time) })
-	if err != nil {
-		return err
-	}
 	if ok {
-		return found.stopBefore(hit)
+		found.stopBefore(hit)
+		return nil
 	}
 	// No transaction ended past the target: is that because none did, or because the
 	// archive knows no more?
-	proof, err := s.proof(c, want)
-	if err != nil {
-		return err
-	}
+	proof := s.proof(c, want)
 	if proof == "" {
 		return s.beyond(c, found.backup, "it is past the archive, which knows of nothing so late")
 	}
-	last, ok, err := c.transaction(c.end())
-	if err != nil {
-		return err
-	}
+	last, ok := c.transaction(c.end())
 	if !ok || last.End < found.backup.StopLSN {
 		found.notes = append(found.notes, fmt.Sprintf("no transaction ended between the backup and %s (%s): the backup itself is that state", stamp(want), proof))
-		return found.immediate()
+		found.immediate()
+		return nil
 	}
 	found.notes = append(found.notes, fmt.Sprintf("no transaction ended after %s (%s): recovery stops after the last one, the %s", stamp(want), proof, describe(last)))
 	found.stopAfterLSN(last)
@@ -105,49 +95,42 @@ func (s search) time(found *solution) error {
 }
 
 // proof says what shows that the server's clock had passed t within the chain.
-func (s search) proof(c *chain, t time.Time) (string, error) {
-	clock, ok, err := c.clock()
-	if err != nil {
-		return "", err
-	}
+func (s search) proof(c *chain, t time.Time) string {
+	clock, ok := c.clock()
 	if ok && !clock.Time.Before(t) {
-		return fmt.Sprintf("the archive goes on to %s, %s", stamp(clock.Time), clock.Kind), nil
+		return fmt.Sprintf("the archive goes on to %s, %s", stamp(clock.Time), clock.Kind)
 	}
 	for _, m := range s.facts.Backups {
 		if s.branch.holds(m) && m.StartLSN >= c.from && c.reaches(m.StopLSN) && !m.StopTime.Before(t) {
-			return fmt.Sprintf("backup %s ended at %s", m.ID, stamp(m.StopTime)), nil
+			return fmt.Sprintf("backup %s ended at %s", m.ID, stamp(m.StopTime))
 		}
 	}
-	return "", nil
+	return ""
 }
 
 func (s search) xid(found *solution) error {
 	xid := s.target.XID
-	hit, ok, err := found.chain.first(func(h postgres.SegmentFacts) bool { return h.MinXID <= xid && xid <= h.MaxXID }, false,
+	hit, ok := found.chain.first(func(h postgres.SegmentFacts) bool { return h.MinXID <= xid && xid <= h.MaxXID }, false,
 		func(r postgres.Record) bool { return r.Kind.EndsTransaction() && r.XID == xid })
 	switch {
-	case err != nil:
-		return err
 	case !ok:
-		return s.unknown(found.chain, &NotFoundError{What: fmt.Sprintf("the end of transaction %d", xid),
-			Advice: "only the xid of a whole transaction can be a target, not that of a subtransaction; one that wrote nothing leaves no record"})
+		return &NotFoundError{What: fmt.Sprintf("the end of transaction %d", xid), Gap: found.chain.gap(),
+			Advice: "only the xid of a whole transaction can be a target, not that of a subtransaction; one that wrote nothing leaves no record"}
 	case s.target.Exclusive:
-		return found.stopBefore(hit)
+		found.stopBefore(hit)
+	default:
+		found.stopAfter(hit)
 	}
-	found.stopAfter(hit)
 	return nil
 }
 
 func (s search) name(found *solution) error {
 	name, c := s.target.Name, found.chain
-	hit, ok, err := c.first(func(h postgres.SegmentFacts) bool {
+	hit, ok := c.first(func(h postgres.SegmentFacts) bool {
 		return slices.ContainsFunc(h.RestorePoints, func(p postgres.RestorePoint) bool { return p.Name == name })
 	}, true, func(r postgres.Record) bool { return r.Kind == postgres.RecordRestorePoint && r.Name == name })
-	if err != nil {
-		return err
-	}
 	if !ok {
-		e := &NotFoundError{What: s.target.String()}
+		e := &NotFoundError{What: s.target.String(), Gap: c.gap()}
 		for _, h := range slices.Backward(c.headers) {
 			for _, p := range slices.Backward(h.RestorePoints) {
 				if len(e.Known) < 10 {
@@ -155,7 +138,7 @@ func (s search) name(found *solution) error {
 				}
 			}
 		}
-		return s.unknown(c, e)
+		return e
 	}
 	if s.target.Exclusive {
 		found.effective.Exclusive = false
@@ -165,33 +148,27 @@ func (s search) name(found *solution) error {
 	return nil
 }
 
-// unknown refuses what was not found; behind a gap it may be.
-func (s search) unknown(c *chain, e *NotFoundError) error {
-	if c.behind.Timeline != 0 {
-		e.Gap = c.missing.Name()
+// gap is the first segment missing, if there is WAL behind it, else empty.
+func (c *chain) gap() string {
+	if c.behind.Timeline == 0 {
+		return ""
 	}
-	return e
+	return c.missing.Name()
 }
 
 func (s search) lsn(found *solution) error {
 	c, want := found.chain, s.target.LSN
-	if err := c.load(c.index(want)); err != nil {
-		return err
-	}
-	hit, ok, err := c.firstAt(want)
+	c.load(c.index(want))
+	hit, ok := c.firstAt(want)
 	switch {
-	case err != nil:
-		return err
 	case ok && s.target.Exclusive:
-		return found.stopBefore(hit)
+		found.stopBefore(hit)
+		return nil
 	case ok:
 		found.stopAfter(hit)
 		return nil
 	}
-	last, ok, err := c.before(want)
-	if err != nil {
-		return err
-	}
+	last, ok := c.before(want)
 	if !ok || last.End < want {
 		return s.beyond(c, found.backup, "it is past the archive")
 	}
@@ -202,16 +179,11 @@ func (s search) lsn(found *solution) error {
 
 func (s search) latest(found *solution) error {
 	c := found.chain
-	if err := c.load(-1); err != nil {
-		return err
-	}
+	c.load(len(c.segs))
 	if c.behind.Timeline != 0 {
 		return s.beyond(c, found.backup, "the archive has a gap")
 	}
-	last, ok, err := c.before(c.end())
-	if err != nil {
-		return err
-	}
+	last, ok := c.before(c.end())
 	if !ok {
 		return s.beyond(c, found.backup, "no record can be read behind the backup's start")
 	}
@@ -222,27 +194,16 @@ func (s search) latest(found *solution) error {
 
 // immediate stops where the backup is consistent. PostgreSQL notices that at the
 // next record; where the archive has none, it is told to stop at the last one.
-func (found *solution) immediate() error {
+func (found *solution) immediate() {
 	c, end := found.chain, found.backup.StopLSN
-	if err := c.load(c.index(end)); err != nil {
-		return err
-	}
-	next, ok, err := c.firstAt(end)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		last, ok, err := c.before(end)
-		if err != nil || !ok {
-			return err
-		}
+	c.load(c.index(end))
+	if next, ok := c.firstAt(end); ok {
+		found.effective = Target{Kind: Immediate, Action: found.effective.Action}
+		found.stop, found.read = Stop{LSN: end}, next.End
+	} else if last, ok := c.before(end); ok {
 		found.stopAfterLSN(last)
-		found.stop.What = "at the end of the backup"
-		return nil
 	}
-	found.effective = Target{Kind: Immediate, Action: found.effective.Action}
-	found.stop, found.read = Stop{LSN: end, What: "at the end of the backup"}, next.End
-	return nil
+	found.stop.What = "at the end of the backup"
 }
 
 func (found *solution) stopAfter(r postgres.Record) {
@@ -255,25 +216,15 @@ func (found *solution) stopAfterLSN(r postgres.Record) {
 	found.stopAfter(r)
 }
 
-func (found *solution) stopBefore(r postgres.Record) error {
-	last, ok, err := found.chain.before(r.Start)
-	if err != nil {
-		return err
-	}
-	stop := Stop{LSN: r.Start, Exact: true, What: "before " + describe(r)}
-	if ok {
-		stop.LSN = last.End
-	} else {
-		stop.LSN = 0 // the very first record: nothing is replayed
-	}
-	found.stop, found.read = stop, r.End
-	return nil
+func (found *solution) stopBefore(r postgres.Record) {
+	last, _ := found.chain.before(r.Start) // none is before the very first: nothing is replayed
+	found.stop, found.read = Stop{LSN: last.End, Exact: true, What: "before " + describe(r)}, r.End
 }
 
 func describe(r postgres.Record) string {
-	at := fmt.Sprintf(" at %s", r.Start)
+	at := " at " + r.Start.String()
 	if !r.Time.IsZero() {
-		at = fmt.Sprintf(" of %s at %s", stamp(r.Time), r.Start)
+		at = " of " + stamp(r.Time) + at
 	}
 	switch {
 	case r.Kind.EndsTransaction():
@@ -291,13 +242,8 @@ func describe(r postgres.Record) string {
 // later backup lies behind the gap, the first one after.
 func (s search) beyond(c *chain, m catalog.Manifest, why string) error {
 	e := &UnreachableError{Target: s.target, Why: why}
-	if err := c.load(-1); err != nil {
-		return err
-	}
-	last, ok, err := c.transaction(c.end())
-	if err != nil {
-		return err
-	}
+	c.load(len(c.segs))
+	last, ok := c.transaction(c.end())
 	near := endOf(m)
 	if ok && last.End > m.StopLSN {
 		near = Point{What: "after " + last.Kind.String() + fmt.Sprintf(" of transaction %d", last.XID), Time: last.Time, LSN: last.End, Timeline: s.branch.TimelineAt(last.Start)}

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,10 +24,12 @@ const (
 	hbaFile = "pgha.restore.hba"
 )
 
+// port of the copy: a part of its socket's name.
+const port = "5432"
+
 // StartOptions say how the restored copy is started.
 type StartOptions struct {
-	BinDir      string   // of PostgreSQL's programs, as FindBinDir gives it
-	Roles       []string // to connect as, tried in order; "postgres" and our own name follow
+	BinDir      string // of PostgreSQL's programs, as FindBinDir gives it
 	ArchiveMode ArchiveMode
 	// Progress is told the position replayed, every now and then.
 	Progress func(postgres.LSN)
@@ -39,12 +40,11 @@ type StartOptions struct {
 type Copy struct {
 	PGDATA    string `json:"pgdata"`
 	SocketDir string `json:"socket_dir"`
-	Port      int    `json:"port"`
-	PID       int    `json:"pid"`
 	LogFile   string `json:"log_file"`
 
 	plan    Plan
 	options StartOptions
+	process *os.Process
 	ended   chan struct{} // closed when the postmaster has ended
 }
 
@@ -55,9 +55,9 @@ func Start(ctx context.Context, plan Plan, pgdata string, o StartOptions) (*Copy
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Copy{PGDATA: pgdata, Port: 5432, LogFile: filepath.Join(pgdata, LogFile), plan: plan, options: o, ended: make(chan struct{})}
+	c := &Copy{PGDATA: pgdata, LogFile: filepath.Join(pgdata, LogFile), plan: plan, options: o, ended: make(chan struct{})}
 	var err error
-	if c.SocketDir, err = socketDir(pgdata, c.Port); err != nil {
+	if c.SocketDir, err = socketDir(pgdata); err != nil {
 		return nil, err
 	}
 	// Nobody but us reaches the socket: its directory is ours alone.
@@ -84,7 +84,7 @@ func Start(ctx context.Context, plan Plan, pgdata string, o StartOptions) (*Copy
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the copy: %w", err)
 	}
-	c.PID = cmd.Process.Pid
+	c.process = cmd.Process
 	go func() {
 		_ = cmd.Wait()
 		close(c.ended)
@@ -97,7 +97,7 @@ func (c *Copy) overrides(hba string) []setting {
 	list := []setting{
 		{"data_directory", c.PGDATA},
 		{"listen_addresses", ""},
-		{"port", strconv.Itoa(c.Port)},
+		{"port", port},
 		{"unix_socket_directories", `"` + strings.ReplaceAll(c.SocketDir, `"`, `""`) + `"`},
 		{"unix_socket_permissions", "0700"},
 		{"hba_file", hba},
@@ -125,9 +125,9 @@ func (c *Copy) overrides(hba string) []setting {
 
 // socketDir is PGDATA itself, which is ours alone, or where its path is too long
 // for a socket a new directory of ours.
-func socketDir(pgdata string, port int) (string, error) {
+func socketDir(pgdata string) (string, error) {
 	const longest = 107 // of a Unix socket's path
-	if len(pgdata)+len(fmt.Sprintf("/.s.PGSQL.%d", port)) <= longest && !strings.ContainsAny(pgdata, ",\n") {
+	if len(pgdata+"/.s.PGSQL."+port) <= longest && !strings.ContainsAny(pgdata, ",\n") {
 		return pgdata, nil
 	}
 	return os.MkdirTemp("", "pgha-restore-")
@@ -141,15 +141,15 @@ func (c *Copy) Recover(ctx context.Context) (Outcome, error) {
 	if err == nil {
 		err = Prove(c.plan, seen)
 	}
-	if err == nil && c.plan.Effective.Action == Shutdown {
-		return seen, c.shutDown(ctx)
-	}
-	if err != nil {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	switch {
+	case err != nil:
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return seen, errors.Join(err, c.Stop(stopCtx))
+		err = errors.Join(err, c.Stop(ctx))
+	case c.plan.Effective.Action == Shutdown:
+		err = c.shutDown(ctx)
 	}
-	return seen, nil
+	return seen, err
 }
 
 func (c *Copy) wait(ctx context.Context) (Outcome, error) {
@@ -189,19 +189,19 @@ func (c *Copy) wait(ctx context.Context) (Outcome, error) {
 		case !r.InRecovery:
 			return c.promoted(r)
 		case r.Paused:
-			return c.paused(r)
+			return c.paused(r), nil
 		}
 	}
 }
 
 // paused is recovery at its target; or at a record that the settings cannot replay,
 // which Prove tells apart by the position.
-func (c *Copy) paused(r server.Recovery) (Outcome, error) {
+func (c *Copy) paused(r server.Recovery) Outcome {
 	seen := Outcome{Action: Pause, LSN: r.Replayed, Timeline: c.plan.History.TimelineAt(max(r.Replayed, 1) - 1), LastCommit: r.LastCommit}
 	if c.plan.Effective.Action == Shutdown {
 		seen.Action = Shutdown
 	}
-	return seen, nil
+	return seen
 }
 
 // promoted reads from the new timeline's history where the old one was left.
@@ -220,7 +220,8 @@ func (c *Copy) promoted(r server.Recovery) (Outcome, error) {
 		return seen, &VerificationError{Problem: fmt.Sprintf("%s of the promoted copy names no parent", file)}
 	}
 	last := history.Entries[len(history.Entries)-1]
-	seen.LSN, seen.Timeline = last.Switch, last.Parent
+	// The server names the target's timeline, also where the end lies on an ancestor.
+	seen.LSN, seen.Timeline = last.Switch, history.TimelineAt(max(last.Switch, 1)-1)
 	return seen, nil
 }
 
@@ -242,26 +243,20 @@ func (c *Copy) shutDown(ctx context.Context) error {
 
 // Stop shuts the copy down (fast) and waits for its end.
 func (c *Copy) Stop(ctx context.Context) error {
-	select {
-	case <-c.ended:
-		return nil
-	default:
-	}
-	if err := syscall.Kill(c.PID, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := c.process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-c.ended:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("stop the copy (process %d): %w", c.PID, ctx.Err())
+		return fmt.Errorf("stop the copy (process %d): %w", c.process.Pid, ctx.Err())
 	}
 }
 
 // connect opens a session if the copy takes one by now.
 func (c *Copy) connect(ctx context.Context) *server.Server {
-	roles := append([]string{}, c.options.Roles...)
-	roles = append(roles, "postgres")
+	roles := []string{"postgres"}
 	if me, err := user.Current(); err == nil {
 		roles = append(roles, me.Username)
 	}
@@ -271,7 +266,7 @@ func (c *Copy) connect(ctx context.Context) *server.Server {
 	for _, role := range roles {
 		for _, database := range []string{"postgres", "template1"} {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			s, err := server.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s dbname=%s sslmode=disable", quote(c.SocketDir), c.Port, quote(role), database))
+			s, err := server.Connect(ctx, fmt.Sprintf("host=%s port=%s user=%s dbname=%s sslmode=disable", quote(c.SocketDir), port, quote(role), database))
 			cancel()
 			if err == nil {
 				return s
@@ -293,7 +288,7 @@ func (c *Copy) lastWords() string {
 
 // Connect and StopCommand say how a person reaches and ends the copy.
 func (c *Copy) Connect() string {
-	return fmt.Sprintf("psql -h %s -p %d -d postgres", shellQuote(c.SocketDir), c.Port)
+	return fmt.Sprintf("psql -h %s -p %s -d postgres", shellQuote(c.SocketDir), port)
 }
 
 // StopCommand stops the copy.

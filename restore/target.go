@@ -4,6 +4,7 @@ package restore
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -71,27 +72,17 @@ func (t Target) String() string {
 
 // Validate refuses a target that says nothing or that PostgreSQL cannot have.
 func (t Target) Validate() error {
-	switch t.Kind {
-	case Latest, Immediate:
-		return nil
-	case Time:
-		if t.Time.IsZero() {
-			return fmt.Errorf("target time is missing")
-		}
-	case LSN:
-		if t.LSN == 0 {
-			return fmt.Errorf("target LSN is missing")
-		}
-	case XID:
-		if t.XID < 3 {
-			return fmt.Errorf("target transaction %d: normal transactions begin at 3", t.XID)
-		}
-	case Name:
-		if t.Name == "" || len(t.Name) > 63 {
-			return fmt.Errorf("target name %q: want 1 to 63 bytes", t.Name)
-		}
-	default:
-		return fmt.Errorf("target kind %q is unknown", t.Kind)
+	switch k := t.Kind; {
+	case k == Time && t.Time.IsZero():
+		return fmt.Errorf("target time is missing")
+	case k == LSN && t.LSN == 0:
+		return fmt.Errorf("target LSN is missing")
+	case k == XID && t.XID < 3:
+		return fmt.Errorf("target transaction %d: normal transactions begin at 3", t.XID)
+	case k == Name && (t.Name == "" || len(t.Name) > 63):
+		return fmt.Errorf("target name %q: want 1 to 63 bytes", t.Name)
+	case !slices.Contains([]Kind{Latest, Time, LSN, XID, Name, Immediate}, k):
+		return fmt.Errorf("target kind %q is unknown", k)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package restore
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +12,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -22,32 +23,30 @@ import (
 // tree is a copy under construction: PGDATA and its tablespaces. Every path goes
 // through an os.Root, so that no link leads out of them.
 type tree struct {
+	plan   Plan
 	base   *os.Root
 	spaces map[string]*os.Root // by OID
-	links  map[uint32]string
-	dirs   map[string]bool // directories made, relative to PGDATA
-	group  bool            // PGDATA is readable by its group
+	dirs   []string            // directories made, relative to PGDATA
 }
 
 func openTree(plan Plan, pgdata string) (*tree, error) {
-	t := &tree{spaces: map[string]*os.Root{}, links: map[uint32]string{}, dirs: map[string]bool{}, group: plan.Backup.Settings.GroupAccess}
+	t := &tree{plan: plan, spaces: map[string]*os.Root{}}
 	var err error
 	if t.base, err = t.open(pgdata); err != nil {
 		return nil, err
 	}
 	for _, ts := range plan.Tablespaces {
 		root, err := t.open(ts.To)
-		if err == nil && ts.Later {
+		switch {
+		case err != nil:
+		case ts.Later:
 			err = errors.Join(root.Close(), t.leadLater(ts))
-			root = nil
+		default:
+			t.spaces[fmt.Sprint(ts.OID)] = root
 		}
 		if err != nil {
 			t.close()
 			return nil, fmt.Errorf("tablespace %d: %w", ts.OID, err)
-		}
-		if root != nil {
-			t.spaces[strconv.FormatUint(uint64(ts.OID), 10)] = root
-			t.links[ts.OID] = ts.To
 		}
 	}
 	return t, nil
@@ -68,16 +67,6 @@ func (t *tree) leadLater(ts TablespacePlan) error {
 	return atomicfile.SyncDir(filepath.Dir(ts.From))
 }
 
-// link makes the links of the tablespaces that are in the backup.
-func (t *tree) link() error {
-	for oid, to := range t.links {
-		if err := t.base.Symlink(to, "pg_tblspc/"+strconv.FormatUint(uint64(oid), 10)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (t *tree) open(dir string) (*os.Root, error) {
 	if err := atomicfile.MkdirAll(dir, t.dirMode()); err != nil {
 		return nil, err
@@ -96,13 +85,11 @@ func (t *tree) close() {
 }
 
 func (t *tree) dirMode() fs.FileMode {
-	if t.group {
+	if t.plan.Backup.Settings.GroupAccess {
 		return 0o750
 	}
 	return 0o700
 }
-
-func (t *tree) fileMode(of uint32) fs.FileMode { return fs.FileMode(of)&t.dirMode() | 0o600 }
 
 // at finds the root and the name in it of a path relative to PGDATA.
 func (t *tree) at(name string) (*os.Root, string, error) {
@@ -115,13 +102,11 @@ func (t *tree) at(name string) (*os.Root, string, error) {
 	if root == nil {
 		return nil, "", fmt.Errorf("%q: the plan has no place for tablespace %s", name, oid)
 	}
-	if rest == "" {
-		rest = "."
-	}
-	return root, rest, nil
+	return root, cmp.Or(rest, "."), nil
 }
 
-// directories makes every directory that the index names or implies.
+// directories makes every directory that the index names or implies, and the links
+// of the tablespaces that are in the backup.
 func (t *tree) directories(index catalog.Index) error {
 	all := map[string]bool{"pg_tblspc": true, "pg_wal": true, "pg_wal/archive_status": true, "global": true}
 	for _, pack := range index.Packs {
@@ -146,38 +131,38 @@ func (t *tree) directories(index catalog.Index) error {
 		if err := root.Mkdir(name, t.dirMode()); err != nil {
 			return err
 		}
-		t.dirs[dir] = true
+		t.dirs = append(t.dirs, dir)
 	}
-	return nil
-}
-
-// create makes a file that must not be there yet.
-func (t *tree) create(name string, mode uint32) (*os.File, error) {
-	root, name, err := t.at(name)
-	if err != nil {
-		return nil, err
-	}
-	perm := t.fileMode(mode)
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-	if err == nil && perm&0o077 != 0 { // past a strict umask
-		if err = f.Chmod(perm); err != nil {
-			err = errors.Join(err, f.Close())
+	for _, ts := range t.plan.Tablespaces {
+		if ts.Later {
+			continue
+		}
+		if err := t.base.Symlink(ts.To, fmt.Sprint("pg_tblspc/", ts.OID)); err != nil {
+			return err
 		}
 	}
-	return f, err
+	return nil
 }
 
 // earlyWriteback is the size in bytes from which the kernel is asked to begin
 // writing a file at once, so that the fsync at the end has little left to do.
 const earlyWriteback = 1 << 20
 
-// fill makes a file of exactly the bytes that r gives.
+// fill makes a file, which must not be there yet, of exactly the bytes that r gives.
 func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, buffer []byte) error {
-	f, err := t.create(name, mode)
+	root, inside, err := t.at(name)
+	if err != nil {
+		return err
+	}
+	perm := fs.FileMode(mode)&t.dirMode() | 0o600
+	f, err := root.OpenFile(inside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return err
 	}
 	n, err := io.CopyBuffer(struct{ io.Writer }{f}, r, buffer)
+	if err == nil && perm&0o077 != 0 { // past a strict umask
+		err = f.Chmod(perm)
+	}
 	if err == nil && n != size {
 		err = fmt.Errorf("%d bytes came for %s, it has %d", n, name, size)
 	}
@@ -189,7 +174,7 @@ func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, buffer []
 
 // write makes a small file of ours.
 func (t *tree) write(name string, data []byte) error {
-	return t.fill(name, 0o640, int64(len(data)), strings.NewReader(string(data)), nil)
+	return t.fill(name, 0o640, int64(len(data)), bytes.NewReader(data), nil)
 }
 
 // sync makes files, then every directory, durable.
@@ -203,17 +188,16 @@ func (t *tree) sync(files []string) error {
 		if err != nil {
 			return err
 		}
-		err = f.Sync()
-		if err != nil {
+		if err = f.Sync(); err != nil {
 			err = fmt.Errorf("fsync %s: %w", name, err)
 		}
 		return errors.Join(err, f.Close())
 	}
-	dirs := slices.Collect(maps.Keys(t.dirs))
+	dirs := append(t.dirs, ".")
 	for oid := range t.spaces {
 		dirs = append(dirs, "pg_tblspc/"+oid)
 	}
-	for _, names := range [][]string{files, append(dirs, ".")} {
+	for _, names := range [][]string{files, dirs} {
 		var group errgroup.Group
 		group.SetLimit(8)
 		for _, name := range names {

@@ -20,21 +20,34 @@ func (x *execution) verify(ctx context.Context) error {
 		x.Log.Warn("no directory of PostgreSQL's programs: pg_verifybackup did not judge the copy")
 		return nil
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(x.BinDir, "pg_verifybackup"), "--no-parse-wal", "--quiet",
+	status, said, err := x.run(ctx, filepath.Join(x.BinDir, "pg_verifybackup"), "--no-parse-wal", "--quiet",
 		"--ignore="+controlFile, "--ignore="+MarkerFile, x.ground.PGDATA)
-	cmd.Env = []string{"LC_ALL=C"}
-	out, err := cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		return &VerificationError{Problem: "pg_verifybackup refuses the copy: " + lastLines(out, 5),
-			Advice: "the backup or this host's storage is damaged: run verify on the backup, or restore another one with --backup"}
-	}
 	if err != nil {
 		return fmt.Errorf("run pg_verifybackup: %w", err)
 	}
+	if status != 0 {
+		return &VerificationError{Problem: "pg_verifybackup refuses the copy: " + said,
+			Advice: "the backup or this host's storage is damaged: run verify on the backup, or restore another one with --backup"}
+	}
 	return nil
+}
+
+// run runs a program in the copy, with an empty environment, and gives its exit
+// status, 255 if a signal ended it, and its last words.
+func (x *execution) run(ctx context.Context, program string, args ...string) (status int, said string, err error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env, cmd.WaitDelay = x.ground.PGDATA, []string{}, 5*time.Second
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return 0, "", ctx.Err()
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if status = exit.ExitCode(); status < 0 {
+			status = 255
+		}
+		err = nil
+	}
+	return status, lastLines(out, 5), err
 }
 
 // probeLimit is how long one probe of restore_command may take: its own last
@@ -73,30 +86,18 @@ func (x *execution) ask(ctx context.Context, file, path string) (status int, sai
 	command := strings.NewReplacer("%%", "%", "%f", file, "%p", path).Replace(ShellCommand(x.RestoreCommand))
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	cmd.Dir, cmd.Env = x.ground.PGDATA, []string{}
-	cmd.WaitDelay = 5 * time.Second
-	out, err := cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		return 0, "", fmt.Errorf("restore_command for %s: %w", file, ctx.Err())
+	status, said, err = x.run(ctx, "/bin/sh", "-c", command)
+	if err != nil {
+		return 0, "", fmt.Errorf("restore_command for %s: %w", file, err)
 	}
 	got, statErr := os.Stat(filepath.Join(x.ground.PGDATA, path))
 	if err := os.RemoveAll(filepath.Join(x.ground.PGDATA, path)); err != nil {
 		return 0, "", err
 	}
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		if status = exit.ExitCode(); status < 0 {
-			status = 255 // ended by a signal
-		}
-		return status, lastLines(out, 3), nil
-	}
-	if err != nil {
-		return 0, "", fmt.Errorf("run restore_command: %w", err)
-	}
-	if statErr != nil || got.Size() == 0 {
+	if status == 0 && (statErr != nil || got.Size() == 0) {
 		return 255, "it said 0 and brought nothing", nil
 	}
-	return 0, lastLines(out, 3), nil
+	return status, said, nil
 }
 
 func lastLines(out []byte, n int) string {

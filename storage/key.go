@@ -14,14 +14,6 @@ const MaxKey = 1024
 // ErrKey is what an unusable key is.
 var ErrKey = errors.New("invalid object key")
 
-// ParseKey checks a key that came from outside.
-func ParseKey(s string) (Key, error) {
-	if err := Key(s).Validate(); err != nil {
-		return "", err
-	}
-	return Key(s), nil
-}
-
 // Validate returns an error that is ErrKey unless the key is relative,
 // slash-separated, printable UTF-8 without empty, "." or ".." parts and at most
 // MaxKey bytes long.

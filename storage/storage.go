@@ -43,6 +43,8 @@ type PutOptions struct {
 	// IfAbsent makes the write create-once: ErrExist if the key is taken, decided
 	// by the store in one step.
 	IfAbsent bool
+	// PartSize is, of an upload, the bytes of every part but the last; 0 is MinPart.
+	PartSize int
 }
 
 // Span is a byte range of an object. Length < 0 means to the end.
@@ -77,8 +79,9 @@ type Bucket interface {
 }
 
 // Upload is an object under way. Parts are numbered from 1; every part but the
-// last has the same size, at least 5 MiB. Part may be called concurrently, and
-// again for the same number after an error; so may Complete.
+// last has the PartSize that Begin was told, at least MinPart; the last has no
+// more. Part may be called concurrently, and again for the same number after an
+// error; so may Complete.
 type Upload interface {
 	Part(ctx context.Context, number int, body []byte) error
 	Complete(ctx context.Context) error

@@ -49,6 +49,7 @@ func NewWriter(ctx context.Context, b Bucket, key Key, opts WriterOptions) *Writ
 	}
 	opts.PartSize = max(opts.PartSize, MinPart)
 	opts.InFlight = max(opts.InFlight, 1)
+	opts.Put.PartSize = opts.PartSize
 	w := &Writer{b: b, key: key, opts: opts, free: make(chan []byte, opts.InFlight+1)}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	for range opts.InFlight + 1 {

@@ -17,7 +17,7 @@ func (e *AbsentError) Error() string {
 	if e.File == firstHistory {
 		return "timeline 1 has no history file"
 	}
-	return fmt.Sprintf("%s is not in the archive, nor is anything after it", e.File)
+	return fmt.Sprintf("%s is not in the archive yet", e.File)
 }
 
 // firstHistory is asked for by PostgreSQL when it leaves timeline 1, and never exists.

@@ -17,33 +17,21 @@ import (
 // PostgreSQL itself calls with a relative path from inside PGDATA, Patroni with an
 // absolute one from anywhere.
 func DataDir(path, configured string) string {
-	var candidates []string
-	for dir := filepath.Clean(path); ; {
-		parent := filepath.Dir(dir)
-		if filepath.Base(dir) == "pg_wal" {
-			candidates = append(candidates, parent)
-			break
-		}
-		if parent == dir {
-			break
-		}
-		dir = parent
+	dir := filepath.Clean(path)
+	for filepath.Base(dir) != "pg_wal" && filepath.Dir(dir) != dir {
+		dir = filepath.Dir(dir)
 	}
-	candidates = append(candidates, ".", configured)
-	for _, dir := range candidates {
-		if dir == "" {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
+	for _, dir := range []string{filepath.Dir(dir), ".", configured} {
+		if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); dir != "" && err == nil {
 			return dir
 		}
 	}
 	return ""
 }
 
-// readControl reads PGDATA's pg_control, again if the server was writing it just
+// ReadControl reads PGDATA's pg_control, again if the server was writing it just
 // then. No PGDATA or no pg_control in it is fs.ErrNotExist.
-func readControl(dataDir string) (postgres.ControlData, error) {
+func ReadControl(dataDir string) (postgres.ControlData, error) {
 	if dataDir == "" {
 		return postgres.ControlData{}, fmt.Errorf("read pg_control: no data directory is known: %w", fs.ErrNotExist)
 	}

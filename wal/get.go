@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,25 +17,21 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// Defaults of a Getter.
-const (
-	DefaultBatch      = 8
-	DefaultSpoolBytes = 256 << 20
-)
+// DefaultBatch is how many segments one Get fetches, its own included.
+const DefaultBatch = 8
 
 // Getter brings WAL files back, as restore_command does.
 type Getter struct {
-	Bucket        storage.Bucket
-	Identity      string // names the bucket on this host, as "s3://endpoint/bucket"
-	Prefix, Scope string
-	DataDir       string // as DataDir found it; may be empty
-	Mode          Mode
-	State         string // directory for small notes; may be empty or unwritable
-	Spool         string // directory for segments fetched ahead; empty: none are
-	Batch         int    // segments fetched by one Get, its own included; 0 is DefaultBatch
-	SpoolBytes    int64  // bound of the segments fetched ahead; 0 is DefaultSpoolBytes
-	Timeouts      Timeouts
-	Log           *slog.Logger // may be nil
+	Bucket   storage.Bucket
+	Identity string // names the bucket on this host, as "s3://endpoint/bucket"
+	Scope    string
+	DataDir  string // as DataDir found it; may be empty
+	Mode     Mode
+	State    string // directory for small notes; may be empty or unwritable
+	Spool    string // directory for segments fetched ahead; empty: none are
+	Batch    int    // segments fetched by one Get, its own included; 0 is DefaultBatch
+	Timeouts Timeouts
+	Log      *slog.Logger // may be nil
 }
 
 // Get puts the file under dest, PostgreSQL's %f and %p, and returns when it is
@@ -49,7 +46,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 		return &AbsentError{file}
 	}
 	r := &retrieval{Getter: g, file: file, dest: dest, log: logger(g.Log)}
-	if control, err := readControl(g.DataDir); err == nil {
+	if control, err := ReadControl(g.DataDir); err == nil {
 		r.system, r.size = control.System, control.SegmentSize
 	}
 	if r.fromSpool() {
@@ -65,7 +62,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, standbyLimit)
 	defer cancel()
-	ctx, r.watch = watchProgress(ctx, orElse(g.Timeouts.Standby, 2*time.Second))
+	ctx, r.watch = watchProgress(ctx, cmp.Or(g.Timeouts.Standby, 2*time.Second))
 	defer r.watch.stop()
 	err = stalled(ctx, r.try(ctx))
 	g.noteFailure(unanswered(err))
@@ -106,11 +103,16 @@ func (r *retrieval) untilStalled(ctx context.Context) error {
 	ctx, r.watch = watchProgress(ctx, limit)
 	defer r.watch.stop()
 	pause, said := min(100*time.Millisecond, limit/20), time.Time{}
+	var last error
 	for {
 		err := r.try(ctx)
-		if _, absent := errors.AsType[*AbsentError](err); err == nil || absent || ctx.Err() != nil {
-			return stalled(ctx, err)
+		if _, absent := errors.AsType[*AbsentError](err); err == nil || absent {
+			return err
 		}
+		if ctx.Err() != nil {
+			return stalled(ctx, cmp.Or(last, err)) // what was wrong before says more
+		}
+		last = err
 		if now := time.Now(); now.Sub(said) > 30*time.Second {
 			r.log.Warn("archive-get: trying again", "file", r.file.String(), "mode", r.Mode.String(), "gives up after", limit.String(), "error", err)
 			said = now
@@ -138,7 +140,7 @@ func (r *retrieval) try(ctx context.Context) error {
 // open finds the repository: by pg_control, else the scope must hold only one.
 func (r *retrieval) open(ctx context.Context) (*catalog.Repository, error) {
 	if r.system == 0 {
-		systems, err := catalog.Systems(ctx, r.Bucket, r.Prefix, r.Scope)
+		systems, err := catalog.Systems(ctx, r.Bucket, "", r.Scope)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("find the repository of %s: %w", r.Scope, err)
@@ -147,7 +149,7 @@ func (r *retrieval) open(ctx context.Context) (*catalog.Repository, error) {
 		}
 		r.system = systems[0]
 	}
-	repository := catalog.New(r.Bucket, catalog.Location{Prefix: r.Prefix, Scope: r.Scope, System: r.system}, catalog.Options{})
+	repository := catalog.New(r.Bucket, catalog.Location{Scope: r.Scope, System: r.system}, catalog.Options{})
 	if r.size == 0 {
 		info, err := repository.Info(ctx)
 		if err != nil {

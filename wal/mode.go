@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -93,7 +94,7 @@ type Timeouts struct {
 // patient is the limit where PostgreSQL cannot go on without the file.
 func (t Timeouts) patient(m Mode) time.Duration {
 	if m == Recovery {
-		return orElse(t.Recovery, 15*time.Minute)
+		return cmp.Or(t.Recovery, 15*time.Minute)
 	}
-	return orElse(t.Rewind, time.Minute)
+	return cmp.Or(t.Rewind, time.Minute)
 }

@@ -1,13 +1,12 @@
 package wal
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"errors"
 )
 
 // tempMark is in the name of every unfinished file of ours.

@@ -1,18 +1,23 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
+
+// spoolBytes bounds the segments fetched ahead.
+const spoolBytes = 256 << 20
 
 // prefetchWorkers bounds the requests, and the decoders, of one batch.
 const prefetchWorkers = 4
@@ -36,7 +41,7 @@ func (r *retrieval) spool() *spool {
 	if r.Spool == "" || r.ahead() == 0 || r.system == 0 || r.file.Kind != postgres.WALSegment || filepath.Base(r.dest) != recoveryXLOG {
 		return nil
 	}
-	s, err := openSpool(r.Spool, r.Identity+"\n"+r.Prefix+"\n"+r.Scope, r.DataDir, r.system)
+	s, err := openSpool(r.Spool, r.Identity+"\n"+r.Scope, r.DataDir, r.system)
 	if err != nil {
 		r.log.Debug("no spool", "error", err)
 		return nil
@@ -49,7 +54,7 @@ func (r *retrieval) ahead() int {
 	if r.size == 0 {
 		return 0
 	}
-	return int(min(int64(orElse(r.Batch, DefaultBatch)-1), orElse(r.SpoolBytes, DefaultSpoolBytes)/int64(r.size)))
+	return min(cmp.Or(r.Batch, DefaultBatch)-1, spoolBytes/int(r.size))
 }
 
 // prefetch fetches the segments after ours into the spool. A failure here is
@@ -64,9 +69,8 @@ type prefetch struct {
 	once       sync.Once
 	workers    sync.WaitGroup
 
-	mu   sync.Mutex
-	next int
-	full bool // no further segment is begun
+	queue chan postgres.Segment
+	full  atomic.Bool // no further segment is begun
 }
 
 func (r *retrieval) newPrefetch(ctx context.Context, repository *catalog.Repository) *prefetch {
@@ -89,6 +93,11 @@ func (p *prefetch) start() {
 	}
 	p.once.Do(func() {
 		p.spool.keep(p.wanted, time.Now())
+		p.queue = make(chan postgres.Segment, len(p.wanted))
+		for _, segment := range p.wanted {
+			p.queue <- segment
+		}
+		close(p.queue)
 		for range min(prefetchWorkers, len(p.wanted)) {
 			p.workers.Go(p.work)
 		}
@@ -96,9 +105,8 @@ func (p *prefetch) start() {
 }
 
 func (p *prefetch) work() {
-	for {
-		segment, ok := p.take()
-		if !ok {
+	for segment := range p.queue {
+		if p.full.Load() {
 			return
 		}
 		if p.spool.has(segment) {
@@ -108,28 +116,12 @@ func (p *prefetch) work() {
 			return fetchWAL(p.ctx, p.repository, postgres.WALFile{Kind: postgres.WALSegment, Segment: segment}, p.size, w)
 		})
 		if err != nil {
-			p.close()
+			p.full.Store(true)
 			if !errors.Is(err, storage.ErrNotExist) && p.ctx.Err() == nil {
 				p.log.Debug("fetch ahead", "segment", segment.Name(), "error", err)
 			}
 		}
 	}
-}
-
-func (p *prefetch) take() (postgres.Segment, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.full || p.next == len(p.wanted) {
-		return postgres.Segment{}, false
-	}
-	p.next++
-	return p.wanted[p.next-1], true
-}
-
-func (p *prefetch) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.full = true
 }
 
 // finish ends the batch. PostgreSQL waits for us: after our own file came, the
@@ -138,14 +130,14 @@ func (p *prefetch) finish(ours bool) {
 	defer p.workers.Wait()
 	defer p.cancel()
 	if !ours {
-		p.close()
+		p.full.Store(true)
 		return
 	}
 	while := 8 * time.Second
 	if p.quick() {
 		while = time.Second
 	}
-	begin := time.AfterFunc(while/4, p.close)
+	begin := time.AfterFunc(while/4, func() { p.full.Store(true) })
 	defer begin.Stop()
 	end := time.AfterFunc(while, p.cancel)
 	defer end.Stop()

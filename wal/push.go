@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,10 +22,10 @@ const DefaultPushTimeout = 60 * time.Second
 
 // Pusher archives WAL files, as archive_command does.
 type Pusher struct {
-	Bucket        storage.Bucket
-	Identity      string // names the bucket on this host, as "s3://endpoint/bucket"
-	Prefix, Scope string
-	Options       catalog.Options
+	Bucket   storage.Bucket
+	Identity string // names the bucket on this host, as "s3://endpoint/bucket"
+	Scope    string
+	Options  catalog.Options
 	// Emulate: create-once writes are emulated, the store has none. Otherwise Probe
 	// must find that it has them before a repository is made; nil skips the probe.
 	Emulate bool
@@ -81,11 +82,10 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
 	}
-	ctx, watch := watchProgress(ctx, orElse(p.Timeout, DefaultPushTimeout))
+	ctx, watch := watchProgress(ctx, cmp.Or(p.Timeout, DefaultPushTimeout))
 	defer watch.stop()
 	ctx = storage.WithProgress(ctx, func(int) { watch.alive() })
-	at := catalog.Location{Prefix: p.Prefix, Scope: p.Scope, System: src.system}
-	repository := catalog.New(p.Bucket, at, p.Options)
+	repository := catalog.New(p.Bucket, catalog.Location{Scope: p.Scope, System: src.system}, p.Options)
 	if err := p.ensure(ctx, repository, src.size, log); err != nil {
 		return "", stalled(ctx, fmt.Errorf("prepare repository %s: %w", repository.Root(), err))
 	}
@@ -99,7 +99,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 // settle finds out whose file it is, and refuses it if it is not ours to archive.
 func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 	dataDir := DataDir(path, p.DataDir)
-	control, err := readControl(dataDir)
+	control, err := ReadControl(dataDir)
 	switch {
 	case err == nil && src.system == 0:
 		src.system, src.size = control.System, control.SegmentSize
@@ -136,12 +136,4 @@ func logger(l *slog.Logger) *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return l
-}
-
-func orElse[V comparable](v, otherwise V) V {
-	var zero V
-	if v == zero {
-		return otherwise
-	}
-	return v
 }

@@ -108,11 +108,8 @@ func (s *source) checkSegment(path string) error {
 // zero value: then only the order of the timelines can be checked (R1).
 func localHistory(path string, tli postgres.TimelineID) postgres.TimelineHistory {
 	b, err := readRegular(filepath.Join(filepath.Dir(path), postgres.HistoryFile(tli).String()), maxSmall)
-	if err != nil {
-		return postgres.TimelineHistory{}
-	}
-	history, err := postgres.ParseTimelineHistory(tli, b)
-	if err != nil {
+	history, parseErr := postgres.ParseTimelineHistory(tli, b)
+	if errors.Join(err, parseErr) != nil {
 		return postgres.TimelineHistory{}
 	}
 	return history

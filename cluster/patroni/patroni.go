@@ -12,11 +12,12 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 
 	"github.com/pgha-backup/pgha-backup/cluster"
 )
@@ -100,9 +101,12 @@ func New(o Options) (*Observer, error) {
 	if len(o.Endpoints) == 0 && o.API == "" {
 		return nil, errors.New("neither etcd endpoints nor a Patroni REST API are known")
 	}
-	etcdTLS, err := o.TLS.config()
-	if err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
+	var etcdTLS *tls.Config // stays nil for http: the client would speak TLS to any endpoint
+	if slices.ContainsFunc(o.Endpoints, func(e string) bool { return strings.HasPrefix(e, "https:") }) {
+		var err error
+		if etcdTLS, err = o.TLS.config(); err != nil {
+			return nil, fmt.Errorf("etcd: %w", err)
+		}
 	}
 	apiTLS, err := o.APITLS.config()
 	if err != nil {
@@ -196,7 +200,7 @@ func (o *Observer) read(ctx context.Context) (cluster.Topology, error) {
 func (o *Observer) pairs(ctx context.Context) ([]pair, int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.o.Timeout)
 	defer cancel()
-	client, err := o.connect()
+	client, err := o.connect(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -213,7 +217,7 @@ func (o *Observer) pairs(ctx context.Context) ([]pair, int64, error) {
 
 // connect makes the client at the first question: with a user name its making
 // already talks to etcd.
-func (o *Observer) connect() (*clientv3.Client, error) {
+func (o *Observer) connect(ctx context.Context) (*clientv3.Client, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.client != nil {
@@ -222,7 +226,7 @@ func (o *Observer) connect() (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: o.o.Endpoints, TLS: o.etcdTLS, Username: o.o.Username, Password: o.o.Password,
 		DialTimeout: o.o.Timeout, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: o.o.Timeout,
-		Logger: zap.NewNop(),
+		Logger: clientv3.NewCtxClient(ctx).GetLogger(), // of a client without configuration: it is silent
 	})
 	if err == nil {
 		o.client = client

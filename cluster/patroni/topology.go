@@ -20,7 +20,7 @@ type pair struct {
 }
 
 // ErrCitus refuses a cluster of clusters.
-var ErrCitus = errors.New("Patroni runs this cluster with Citus, which pgha-backup does not back up as a whole")
+var ErrCitus = errors.New("the cluster is run by Patroni with Citus, which pgha-backup does not back up as a whole")
 
 // memberJSON is a member key's value. Patroni adds fields from version to version;
 // none is required.

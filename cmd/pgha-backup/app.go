@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,8 +24,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage/s3"
 )
 
-// app is what the commands share: the configuration, read at most once, and what
-// is made from it.
+// app is what the commands share: the configuration and what is made from it.
 type app struct {
 	path   string // of the configuration file
 	format string // table or json
@@ -35,56 +33,35 @@ type app struct {
 	uid    int
 	now    func() time.Time
 
-	once   sync.Once
-	loaded config.Config
-	err    error
-	log    *slog.Logger
+	config config.Config // after load
+	log    *slog.Logger  // to stderr, from load on as the configuration says
 }
 
 func newApp(stdout, stderr io.Writer) *app {
-	return &app{stdout: stdout, stderr: stderr, uid: os.Geteuid(), now: time.Now}
+	return &app{stdout: stdout, stderr: stderr, uid: os.Geteuid(), now: time.Now, log: slog.New(slog.NewTextHandler(stderr, nil))}
 }
 
-// config is the valid configuration. Its warnings are logged once.
-func (a *app) config() (config.Config, error) {
-	a.once.Do(func() {
-		a.loaded, a.err = config.Load(a.path)
-		if a.err != nil {
-			return
-		}
-		for _, warning := range a.loaded.Warnings {
-			a.logger().Warn(warning)
-		}
-	})
-	return a.loaded, a.err
-}
-
-// logger logs to stderr as the configuration says; before it is read, as the
-// defaults say.
-func (a *app) logger() *slog.Logger {
-	if a.log != nil {
-		return a.log
+// load reads the configuration and logs its warnings.
+func (a *app) load() (err error) {
+	if a.config, err = config.Load(a.path); err != nil {
+		return err
 	}
 	var level slog.Level
-	_ = level.UnmarshalText([]byte(a.loaded.Log.Level)) // validated; info if not read yet
+	_ = level.UnmarshalText([]byte(a.config.Log.Level)) // validated
 	options := &slog.HandlerOptions{Level: level}
-	log := slog.New(slog.NewTextHandler(a.stderr, options))
-	if a.loaded.Log.Format == "json" {
-		log = slog.New(slog.NewJSONHandler(a.stderr, options))
+	a.log = slog.New(slog.NewTextHandler(a.stderr, options))
+	if a.config.Log.Format == "json" {
+		a.log = slog.New(slog.NewJSONHandler(a.stderr, options))
 	}
-	if a.loaded.Log.Level != "" {
-		a.log = log
+	for _, warning := range a.config.Warnings {
+		a.log.Warn(warning)
 	}
-	return log
+	return nil
 }
 
 // store is the driver itself, without retries.
 func (a *app) store() (storage.Bucket, error) {
-	c, err := a.config()
-	if err != nil {
-		return nil, err
-	}
-	r := c.Repository()
+	r := a.config.Repository()
 	if r.Type == config.TypeFile {
 		return file.New(r.File.Path), nil
 	}
@@ -93,7 +70,7 @@ func (a *app) store() (storage.Bucket, error) {
 
 // bucketNamed is the driver for a bucket of the configured S3 store.
 func (a *app) bucketNamed(bucket string) (storage.Bucket, error) {
-	r := a.loaded.Repository()
+	r := a.config.Repository()
 	styles := map[string]s3.Style{"auto": s3.Auto, "path": s3.Path, "virtual": s3.VirtualHost}
 	return s3.New(s3.Options{
 		Endpoint: r.S3.Endpoint, Bucket: bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
@@ -104,19 +81,13 @@ func (a *app) bucketNamed(bucket string) (storage.Bucket, error) {
 }
 
 // bucket is the store with retries and, where configured, emulated create-once.
-func (a *app) bucket(context.Context) (storage.Bucket, error) { return a.bucketWith(retry.Options{}) }
-
-// bucketWith is bucket with another patience.
-func (a *app) bucketWith(o retry.Options) (storage.Bucket, error) {
+func (a *app) bucket() (storage.Bucket, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
 	}
-	if o.Log == nil {
-		o.Log = a.logger()
-	}
-	var bucket storage.Bucket = retry.New(store, o)
-	if a.loaded.Repository().ConditionalWrites == config.Emulate {
+	var bucket storage.Bucket = retry.New(store, retry.Options{Log: a.log})
+	if a.config.Repository().ConditionalWrites == config.Emulate {
 		bucket = emulate.New(bucket)
 	}
 	return bucket, nil
@@ -124,50 +95,42 @@ func (a *app) bucketWith(o retry.Options) (storage.Bucket, error) {
 
 // repository is the cluster's repository of one system identifier. Nothing is
 // asked of the store.
-func (a *app) repository(_ context.Context, system postgres.SystemIdentifier) (*catalog.Repository, error) {
-	return a.repositoryWith(system, retry.Options{})
-}
-
-// repositoryWith is repository with another patience.
-func (a *app) repositoryWith(system postgres.SystemIdentifier, o retry.Options) (*catalog.Repository, error) {
-	bucket, err := a.bucketWith(o)
+func (a *app) repository(system postgres.SystemIdentifier) (*catalog.Repository, error) {
+	bucket, err := a.bucket()
 	if err != nil {
 		return nil, err
 	}
-	return catalog.New(bucket, a.location(system), a.options()), nil
-}
-
-func (a *app) location(system postgres.SystemIdentifier) catalog.Location {
-	return catalog.Location{Scope: a.loaded.Cluster.Scope, System: system}
+	return catalog.New(bucket, catalog.Location{Scope: a.config.Cluster.Scope, System: system}, a.options()), nil
 }
 
 func (a *app) options() catalog.Options {
-	r := a.loaded.Repository()
+	r := a.config.Repository()
 	name, level, _ := codec.Parse(r.Codec, r.Level) // validated
-	return catalog.Options{Codec: name, Level: level, PartSize: int(a.loaded.Backup.PartSize)}
+	return catalog.Options{Codec: name, Level: level, PartSize: int(a.config.Backup.PartSize)}
 }
 
-// json prints one document.
-func (a *app) json(v any) error {
+// print shows a document as JSON where that is asked for, else as text does.
+func (a *app) print(document any, text func() error) error {
+	if a.format != "json" {
+		return text()
+	}
 	encoder := json.NewEncoder(a.stdout)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(v)
+	return encoder.Encode(document)
+}
+
+// hasPatroni tells whether there is anybody to ask for the topology.
+func (a *app) hasPatroni() bool {
+	return len(a.config.Patroni.Etcd.Endpoints) > 0 || a.config.Patroni.API.URL != ""
 }
 
 // topology is the Patroni cluster as it is now, its leader confirmed.
 func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
-	c, err := a.config()
-	if err != nil {
-		return cluster.Topology{}, err
-	}
-	e, api := c.Patroni.Etcd, c.Patroni.API
-	if len(e.Endpoints) == 0 && api.URL == "" {
-		return cluster.Topology{}, fail(exitConfig, "set patroni.config to the path of patroni.yml, or patroni.etcd.endpoints",
-			"%s says nothing of Patroni", c.File)
-	}
+	p := a.config.Patroni
+	e, api := p.Etcd, p.API
 	observer, err := patroni.New(patroni.Options{
-		Scope: c.Cluster.Scope, Namespace: c.Patroni.Namespace, Log: a.logger(),
+		Scope: a.config.Cluster.Scope, Namespace: p.Namespace, Log: a.log,
 		Endpoints: e.Endpoints, V2: e.V2, Username: e.Username, Password: e.Password.Reveal(),
 		TLS: patroni.TLS{CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, NoVerify: e.NoVerify},
 		API: api.URL, APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},

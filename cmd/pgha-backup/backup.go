@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/backup"
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres/server"
 )
 
@@ -35,23 +33,20 @@ func newBackupCommand(a *app) *cobra.Command {
 }
 
 func (a *app) backup(ctx context.Context, comment string) error {
-	c, err := a.config()
-	if err != nil {
-		return err
-	}
-	if err := a.wantLeader(ctx, c); err != nil {
+	c := a.config
+	if err := a.wantLeader(ctx); err != nil {
 		return err
 	}
 	s, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
 	if err != nil {
-		return &failure{code: exitPreflight, err: err, hint: hintOf(err)}
+		return fail(exitPreflight, hintOf(err), "%w", err)
 	}
 	defer s.Close()
 	facts, err := s.Facts(ctx)
 	if err != nil {
-		return &failure{code: exitPreflight, err: err, hint: hintOf(err)}
+		return fail(exitPreflight, hintOf(err), "%w", err)
 	}
-	repository, err := a.repository(ctx, facts.System)
+	repository, err := a.repository(facts.System)
 	if err != nil {
 		return err
 	}
@@ -64,8 +59,8 @@ func (a *app) backup(ctx context.Context, comment string) error {
 		Events: shown.events(),
 	})
 	shown.end()
-	if refused, ok := errors.AsType[*backup.PreflightError](err); ok && ctx.Err() == nil {
-		return &failure{code: exitPreflight, err: err, hint: refused.Hint()}
+	if is[*backup.PreflightError](err) && ctx.Err() == nil {
+		return fail(exitPreflight, hintOf(err), "%w", err)
 	}
 	if err != nil {
 		return err
@@ -75,8 +70,8 @@ func (a *app) backup(ctx context.Context, comment string) error {
 
 // wantLeader refuses any other member by Patroni's word. A server without Patroni
 // must only be a primary, which the backup itself looks at.
-func (a *app) wantLeader(ctx context.Context, c config.Config) error {
-	if len(c.Patroni.Etcd.Endpoints) == 0 && c.Patroni.API.URL == "" {
+func (a *app) wantLeader(ctx context.Context) error {
+	if !a.hasPatroni() {
 		return nil
 	}
 	t, err := a.topology(ctx)
@@ -86,27 +81,24 @@ func (a *app) wantLeader(ctx context.Context, c config.Config) error {
 	if t.Leader == "" {
 		return fail(exitPreflight, "wait for a leader, or look at patronictl list", "nobody leads %s", t.Scope)
 	}
-	if t.Leader != c.Cluster.Member {
-		return fail(exitPreflight, "run it on "+t.Leader, "member %s is not the leader of %s: %s is", c.Cluster.Member, t.Scope, t.Leader)
+	if member := a.config.Cluster.Member; t.Leader != member {
+		return fail(exitPreflight, "run it on "+t.Leader, "member %s is not the leader of %s: %s is", member, t.Scope, t.Leader)
 	}
 	return nil
 }
 
 func (a *app) reportBackup(m catalog.Manifest, took time.Duration) error {
-	if a.format == "json" {
-		if err := a.json(m); err != nil {
-			return err
-		}
-	} else {
-		fmt.Fprintf(a.stdout, "%s: %s backup of %s (%s), %d files, %s, stored in %s, %s\nconsistent from %s on timeline %d, %s on\n",
+	err := a.print(m, func() error {
+		_, err := fmt.Fprintf(a.stdout, "%s: %s backup of %s (%s), %d files, %s, stored in %s, %s\nconsistent from %s on timeline %d, %s on\n",
 			m.ID, m.Type, m.Scope, m.Member, m.Files, byteCount(m.Bytes), byteCount(m.Stored), took.Round(100*time.Millisecond),
 			m.StopLSN, uint32(m.StopTLI), m.StopTime.UTC().Format(time.RFC3339))
-	}
-	if m.Damaged() {
-		return fail(exitDegraded, "find the relations with pg_filenode_relation, repair them, and take another backup; this one is kept but never used by itself",
+		return err
+	})
+	if err == nil && m.Damaged() {
+		err = fail(exitDegraded, "find the relations with pg_filenode_relation, repair them, and take another backup; this one is kept but never used by itself",
 			"the backup is stored, but %d files of the server have damaged pages, first %s block %d", len(m.Damage), m.Damage[0].Path, m.Damage[0].Blocks[0])
 	}
-	return nil
+	return err
 }
 
 // byteCount is a size as people read it.

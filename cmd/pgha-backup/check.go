@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage/file"
 	"github.com/pgha-backup/pgha-backup/storage/probe"
 	"github.com/pgha-backup/pgha-backup/storage/retry"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // verdict is how a check ended.
@@ -43,15 +45,20 @@ type finding struct {
 // checklist gathers findings and the exit code of the worst.
 type checklist struct {
 	findings []finding
+	failed   int
 	code     int
 }
 
 func (k *checklist) say(name string, state verdict, hint, format string, args ...any) {
 	k.findings = append(k.findings, finding{name, state, fmt.Sprintf(format, args...), hint})
-	if state == wrong && k.code == exitOK {
-		k.code = exitDegraded
+	if state == wrong {
+		k.failed++
+		k.code = cmp.Or(k.code, exitDegraded)
 	}
 }
+
+// good is a finding that all is well.
+func (k *checklist) good(name, format string, args ...any) { k.say(name, fine, "", format, args...) }
 
 // trouble is a check that could not be made: its exit code outweighs a mere finding.
 func (k *checklist) trouble(name string, err error) {
@@ -72,12 +79,8 @@ func newCheckCommand(a *app) *cobra.Command {
 }
 
 func (a *app) check(ctx context.Context) error {
-	c, err := a.config()
-	if err != nil {
-		return err
-	}
-	k := &checklist{}
-	k.say("configuration", fine, "", "%s", c.File)
+	k, c := &checklist{}, a.config
+	k.good("configuration", "%s", c.File)
 	for _, warning := range c.Warnings {
 		k.say("configuration", unwise, "", "%s", warning)
 	}
@@ -88,60 +91,45 @@ func (a *app) check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := a.printCheck(k); err != nil {
-		return err
-	}
-	if k.code != exitOK {
-		bad := 0
+	document := struct {
+		OK     bool      `json:"ok"`
+		Checks []finding `json:"checks"`
+	}{k.failed == 0, k.findings}
+	err := a.print(document, func() (err error) {
 		for _, f := range k.findings {
-			if f.State == wrong {
-				bad++
+			_, err = fmt.Fprintf(a.stdout, "%-7s  %s: %s\n", f.State, f.Name, printable(f.Detail))
+			if f.Hint != "" {
+				fmt.Fprintf(a.stdout, "         %s\n", printable(f.Hint))
 			}
 		}
-		return fail(k.code, "", "%s failed", plural(bad, "check"))
+		return err
+	})
+	if err == nil && k.failed > 0 {
+		err = fail(k.code, "", "%s failed", plural(k.failed, "check"))
 	}
-	return nil
-}
-
-func (a *app) printCheck(k *checklist) error {
-	if a.format == "json" {
-		return a.json(struct {
-			OK     bool      `json:"ok"`
-			Checks []finding `json:"checks"`
-		}{k.code == exitOK, k.findings})
-	}
-	for _, f := range k.findings {
-		if _, err := fmt.Fprintf(a.stdout, "%-7s  %s: %s\n", f.State, f.Name, printable(f.Detail)); err != nil {
-			return err
-		}
-		if f.Hint != "" {
-			fmt.Fprintf(a.stdout, "         %s\n", printable(f.Hint))
-		}
-	}
-	return nil
+	return err
 }
 
 func checkDirectories(k *checklist, c config.Config, uid int) {
-	if c.Cluster.DataDir != "" {
-		info, err := os.Stat(c.Cluster.DataDir)
+	if dir := c.Cluster.DataDir; dir != "" {
+		var stat syscall.Stat_t
+		err := syscall.Stat(dir, &stat)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			k.say("data directory", unwise, "on a database host, set cluster.data_dir", "%s is not here", c.Cluster.DataDir)
+			k.say("data directory", unwise, "on a database host, set cluster.data_dir", "%s is not here", dir)
 		case err != nil:
-			k.say("data directory", wrong, "", "%v", err)
+			k.say("data directory", wrong, "", "%s: %v", dir, err)
+		case int(stat.Uid) != uid:
+			k.say("data directory", wrong, "run pgha-backup as its owner", "%s belongs to uid %d, we are uid %d", dir, stat.Uid, uid)
 		default:
-			if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != uid {
-				k.say("data directory", wrong, "run pgha-backup as its owner", "%s belongs to uid %d, we are uid %d", c.Cluster.DataDir, stat.Uid, uid)
-			} else {
-				k.say("data directory", fine, "", "%s", c.Cluster.DataDir)
-			}
+			k.good("data directory", "%s", dir)
 		}
 	}
 	if dir := c.Cluster.StateDir; dir != "" {
 		if err := writable(dir); err != nil {
 			k.say("state directory", wrong, "install -d -m 0700 -o postgres -g postgres "+dir, "%v", err)
 		} else {
-			k.say("state directory", fine, "", "%s", dir)
+			k.good("state directory", "%s", dir)
 		}
 	}
 	if dir := c.Cluster.BinDir; dir != "" {
@@ -168,19 +156,18 @@ func writable(dir string) error {
 
 func (a *app) checkStore(ctx context.Context, k *checklist, c config.Config) {
 	r := c.Repository()
+	name := "repository " + r.Name
+	absent := "absent-" + strings.ToLower(rand.Text())
 	driver, err := a.store()
+	var missing storage.Bucket = file.New(filepath.Join(r.File.Path, "..", "."+absent))
+	if err == nil && r.Type == config.TypeS3 {
+		missing, err = a.bucketNamed(absent)
+	}
 	if err != nil {
-		k.trouble("repository "+r.Name, err)
+		k.trouble(name, err)
 		return
 	}
-	var missing storage.Bucket
-	if r.Type == config.TypeFile {
-		missing = file.New(filepath.Join(r.File.Path, "..", ".absent-"+strings.ToLower(rand.Text())))
-	} else if missing, err = a.bucketNamed("absent-" + strings.ToLower(rand.Text())); err != nil {
-		k.trouble("repository "+r.Name, err)
-		return
-	}
-	patient := retry.New(driver, retry.Options{GiveUp: 20 * time.Second, Log: a.logger()})
+	patient := retry.New(driver, retry.Options{GiveUp: 20 * time.Second, Log: a.log})
 	report, err := probe.Probe(ctx, patient, missing)
 	for _, f := range report.Findings {
 		state := fine
@@ -193,7 +180,7 @@ func (a *app) checkStore(ctx context.Context, k *checklist, c config.Config) {
 		k.say(f.Name, state, f.Hint, "%s", f.Detail)
 	}
 	if err != nil {
-		k.trouble("repository "+r.Name, err)
+		k.trouble(name, err)
 		return
 	}
 	if r.ConditionalWrites == config.Emulate {
@@ -228,7 +215,7 @@ func (a *app) checkClock(ctx context.Context, k *checklist, bucket storage.Bucke
 		k.say("clock", wrong, "run a time service on this host and on the store", "the store's clock and ours are %s apart", skew.Round(time.Second))
 		return
 	}
-	k.say("clock", fine, "", "the store's and ours agree")
+	k.good("clock", "the store's and ours agree")
 }
 
 func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {
@@ -243,13 +230,13 @@ func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {
 	case t.Leader == "":
 		k.say("Patroni", wrong, "look at patronictl list", "%s has %s and no leader", t.Scope, plural(len(t.Members), "member"))
 	default:
-		k.say("Patroni", fine, "", "%s leads %s of %s", t.Leader, t.Scope, plural(len(t.Members), "member"))
+		k.good("Patroni", "%s leads %s of %s", t.Leader, t.Scope, plural(len(t.Members), "member"))
 	}
 	if _, ok := t.Member(c.Cluster.Member); err == nil && c.Cluster.Member != "" && !ok {
 		k.say("member", wrong, "set cluster.member to this host's name in patronictl list", "%s is not a member of %s", c.Cluster.Member, t.Scope)
 	}
-	if local, ok := localSystem(c.Cluster.DataDir); ok && t.SystemIdentifier != 0 && local != t.SystemIdentifier {
-		k.say("system identifier", wrong, "is this data directory a copy of another cluster?", "pg_control says %s, Patroni %s", local, t.SystemIdentifier)
+	if local, err := wal.ReadControl(c.Cluster.DataDir); err == nil && t.SystemIdentifier != 0 && local.System != t.SystemIdentifier {
+		k.say("system identifier", wrong, "is this data directory a copy of another cluster?", "pg_control says %s, Patroni %s", local.System, t.SystemIdentifier)
 	}
 }
 
@@ -261,19 +248,17 @@ func (a *app) checkServer(ctx context.Context, k *checklist, c config.Config) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	s, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
+	var facts server.Facts
+	var archiver server.Archiver
+	if err == nil {
+		defer s.Close()
+		facts, err = s.Facts(ctx)
+	}
+	if err == nil {
+		archiver, err = s.Archiver(ctx)
+	}
 	if err != nil {
 		k.say("PostgreSQL", wrong, hintOf(err), "%v", err)
-		return
-	}
-	defer s.Close()
-	facts, err := s.Facts(ctx)
-	if err != nil {
-		k.say("PostgreSQL", wrong, hintOf(err), "%v", err)
-		return
-	}
-	archiver, err := s.Archiver(ctx)
-	if err != nil {
-		k.say("archiver", wrong, hintOf(err), "%v", err)
 		return
 	}
 	judgeServer(k, facts, archiver)
@@ -284,15 +269,15 @@ func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
 	if !f.Version.Supported() {
 		k.say("PostgreSQL", wrong, "", "version %s is not one of %d to %d", f.Version, postgres.OldestMajor, postgres.NewestMajor)
 	} else {
-		k.say("PostgreSQL", fine, "", "version %s, system identifier %s", f.Version, f.System)
+		k.good("PostgreSQL", "version %s, system identifier %s", f.Version, f.System)
 	}
-	switch {
-	case f.ArchiveMode == "off":
+	switch f.ArchiveMode {
+	case "off":
 		k.say("archive_mode", wrong, "patronictl edit-config: postgresql.parameters.archive_mode: \"on\", then patronictl restart", "off: nothing is archived")
-	case f.ArchiveMode == "always":
+	case "always":
 		k.say("archive_mode", unwise, "on is enough", "always: standbys archive too")
 	default:
-		k.say("archive_mode", fine, "", "%s", f.ArchiveMode)
+		k.good("archive_mode", "%s", f.ArchiveMode)
 	}
 	switch {
 	case f.ArchiveLibrary != "":
@@ -302,7 +287,7 @@ func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
 	case !strings.Contains(f.ArchiveCommand, "archive-push"):
 		k.say("archive_command", wrong, "set it to 'pgha-backup archive-push %p'", "it is not ours: %s", f.ArchiveCommand)
 	default:
-		k.say("archive_command", fine, "", "%s", f.ArchiveCommand)
+		k.good("archive_command", "%s", f.ArchiveCommand)
 	}
 	switch {
 	case archiver.Failing():
@@ -310,6 +295,6 @@ func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
 	case !f.InRecovery && archiver.LastArchived == "":
 		k.say("archiver", unwise, "SELECT pg_switch_wal() makes it archive one now", "has archived nothing yet")
 	case !f.InRecovery:
-		k.say("archiver", fine, "", "archived %s at %sZ, %s wait", archiver.LastArchived, clock(archiver.ArchivedAt), plural(archiver.Backlog, "file"))
+		k.good("archiver", "archived %s at %sZ, %s wait", archiver.LastArchived, clock(archiver.ArchivedAt), plural(archiver.Backlog, "file"))
 	}
 }

@@ -19,6 +19,7 @@ func TestOutputs(t *testing.T) {
 		{"list.txt", 0, "", "list"},
 		{"list.json", 0, "", "list --format json"},
 		{"show.txt", 0, "", "show latest"},
+		{"show.json", 0, "", "show latest --format json"},
 		{"show-damaged.txt", 0, "", "show 20261121T09"},
 		{"status.txt", 10, "error: degraded: 2 problems\n", "status"},
 		{"status.json", 10, "error: degraded: 2 problems\n", "status --format json"},

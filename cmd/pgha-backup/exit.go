@@ -57,7 +57,7 @@ func exitCode(err error) int {
 		return f.code
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case is[*restore.PreflightError](err), is[*restore.UnreachableError](err), is[*restore.HistoryError](err), is[*restore.UnreadableError](err):
+	case is[*restore.PreflightError](err), is[*restore.UnreachableError](err):
 		return exitPreflight
 	case is[*restore.NotFoundError](err):
 		return exitNotFound

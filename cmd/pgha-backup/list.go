@@ -11,74 +11,77 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
-// backupDocument is a backup as list and show print it in JSON.
+// backupDocument is a backup as list and status print it in JSON: the manifest's
+// own names for the part of it that fits a list.
 type backupDocument struct {
-	ID       catalog.BackupID    `json:"id"`
-	State    catalog.BackupState `json:"state"`
-	Lacks    []postgres.Segment  `json:"missing_wal,omitempty"`
-	Manifest *catalog.Manifest   `json:"manifest,omitempty"`
-
-	Type     catalog.BackupType  `json:"type"`
-	Member   string              `json:"member"`
-	Role     string              `json:"role"`
-	Started  time.Time           `json:"started"`
-	Finished time.Time           `json:"finished"`
-	StartLSN postgres.LSN        `json:"start_lsn"`
-	StopLSN  postgres.LSN        `json:"stop_lsn"`
-	Timeline postgres.TimelineID `json:"timeline"`
-	Version  postgres.Version    `json:"server_version"`
-	Bytes    int64               `json:"bytes"`
-	Stored   int64               `json:"stored_bytes"`
-	Comment  string              `json:"comment,omitempty"`
+	ID        catalog.BackupID    `json:"id"`
+	State     catalog.BackupState `json:"state"`
+	Lacks     []postgres.Segment  `json:"missing_wal,omitempty"`
+	Type      catalog.BackupType  `json:"type"`
+	Member    string              `json:"member"`
+	Role      string              `json:"role"`
+	StartTime time.Time           `json:"start_time"`
+	StopTime  time.Time           `json:"stop_time"`
+	StartLSN  postgres.LSN        `json:"start_lsn"`
+	StopLSN   postgres.LSN        `json:"stop_lsn"`
+	Timeline  postgres.TimelineID `json:"timeline"`
+	StopTLI   postgres.TimelineID `json:"stop_timeline"`
+	Version   postgres.Version    `json:"server_version"`
+	Bytes     int64               `json:"bytes"`
+	Stored    int64               `json:"stored"`
+	Comment   string              `json:"comment,omitempty"`
 }
 
 func describe(b catalog.Surveyed) backupDocument {
 	m := b.Manifest
 	return backupDocument{ID: m.ID, State: b.State, Lacks: b.Lacks, Type: m.Type, Member: m.Member, Role: m.Role,
-		Started: m.StartTime.UTC(), Finished: m.StopTime.UTC(), StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.StopTLI,
-		Version: m.Version, Bytes: m.Bytes, Stored: m.Stored, Comment: m.Comment}
+		StartTime: m.StartTime.UTC(), StopTime: m.StopTime.UTC(), StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.Timeline,
+		StopTLI: m.StopTLI, Version: m.Version, Bytes: m.Bytes, Stored: m.Stored, Comment: m.Comment}
+}
+
+// survey is a repository and all that there is to see of it.
+type survey struct {
+	catalog.Survey
+	repository *catalog.Repository
 }
 
 // survey finds the repository that is meant and looks at all of it.
-func (a *app) survey(ctx context.Context, given string) (*catalog.Repository, catalog.Survey, error) {
-	system, err := a.systemIdentifier(ctx, given)
-	if err != nil {
-		return nil, catalog.Survey{}, err
+func (a *app) survey(ctx context.Context, given string) (s survey, err error) {
+	var system postgres.SystemIdentifier
+	if s.repository, system, err = a.chosen(ctx, given); err != nil {
+		return s, err
 	}
-	repository, err := a.repository(ctx, system)
-	if err != nil {
-		return nil, catalog.Survey{}, err
-	}
-	s, err := repository.Survey(ctx)
+	s.Survey, err = s.repository.Survey(ctx)
 	if catalog.IsEmpty(err) {
 		err = fail(exitNotFound, "set archive_command to 'pgha-backup archive-push %p' and take a backup",
-			"repository %s holds nothing of cluster %s, system identifier %s", a.loaded.Repository().Name, a.loaded.Cluster.Scope, system)
+			"repository %s holds nothing of cluster %s, system identifier %s", a.config.Repository().Name, a.config.Cluster.Scope, system)
 	}
-	return repository, s, err
+	return s, err
 }
 
 // title is the head of every table.
-func (a *app) title(s catalog.Survey) string {
+func (a *app) title(s survey) string {
 	return fmt.Sprintf("Cluster: %s (%s)", s.Info.Scope, s.Info.SystemIdentifier)
 }
 
-func newListCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}
+// surveying completes a command that looks at all of a repository.
+func (a *app) surveying(cmd *cobra.Command, run func(context.Context, survey, []string) error) *cobra.Command {
 	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		_, s, err := a.survey(cmd.Context(), *system)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		s, err := a.survey(cmd.Context(), *system)
 		if err != nil {
 			return err
 		}
-		if a.format == "json" {
-			return a.listJSON(s)
-		}
-		return a.listTable(s)
+		return run(cmd.Context(), s, args)
 	}
 	return cmd
 }
 
-func (a *app) listJSON(s catalog.Survey) error {
+func newListCommand(a *app) *cobra.Command {
+	return a.surveying(&cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}, a.list)
+}
+
+func (a *app) list(_ context.Context, s survey, _ []string) error {
 	document := struct {
 		Cluster string                    `json:"cluster"`
 		System  postgres.SystemIdentifier `json:"system_identifier"`
@@ -88,10 +91,10 @@ func (a *app) listJSON(s catalog.Survey) error {
 	for _, b := range s.Backups {
 		document.Backups = append(document.Backups, describe(b))
 	}
-	return a.json(document)
+	return a.print(document, func() error { return a.listTable(s) })
 }
 
-func (a *app) listTable(s catalog.Survey) error {
+func (a *app) listTable(s survey) error {
 	t := table{title: a.title(s), head: []string{"Backup", "Type", "Member", "Finished (UTC)", ">Took", ">Size", ">Stored", ">TL", "State"}}
 	for _, b := range s.Backups {
 		m := b.Manifest
@@ -108,7 +111,7 @@ func (a *app) listTable(s catalog.Survey) error {
 }
 
 // windows are the spans in words.
-func (a *app) windows(s catalog.Survey) (lines []string) {
+func (a *app) windows(s survey) (lines []string) {
 	for _, w := range s.Windows {
 		to := "the end of " + w.Last.Name() + ", no commit in it"
 		if !w.To.IsZero() {
@@ -123,25 +126,19 @@ func (a *app) windows(s catalog.Survey) (lines []string) {
 }
 
 func newShowCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "show <backup>", Short: "Show one backup; \"latest\" is the newest whole one", Args: exactly("<backup>")}
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		_, s, err := a.survey(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		b, err := s.Find(args[0])
-		if err != nil {
-			return err
-		}
-		if a.format == "json" {
-			d := describe(b)
-			d.Manifest = &b.Manifest
-			return a.json(d)
-		}
-		return a.showTable(b)
+	return a.surveying(&cobra.Command{Use: "show <backup>", Short: "Show one backup; \"latest\" is the newest whole one", Args: exactly("<backup>")}, a.show)
+}
+
+func (a *app) show(_ context.Context, s survey, args []string) error {
+	b, err := s.Find(args[0])
+	if err != nil {
+		return err
 	}
-	return cmd
+	return a.print(struct {
+		catalog.Manifest
+		State catalog.BackupState `json:"state"`
+		Lacks []postgres.Segment  `json:"missing_wal,omitempty"`
+	}{b.Manifest, b.State, b.Lacks}, func() error { return a.showTable(b) })
 }
 
 func (a *app) showTable(b catalog.Surveyed) error {
@@ -150,25 +147,27 @@ func (a *app) showTable(b catalog.Surveyed) error {
 	for _, s := range b.Lacks {
 		state += " " + s.Name()
 	}
-	values := [][2]string{
-		{"Backup", string(m.ID)}, {"Type", string(m.Type)}, {"State", state},
-		{"Cluster", fmt.Sprintf("%s (%s)", m.Scope, m.System)},
-		{"Member", fmt.Sprintf("%s (%s)", m.Member, m.Role)},
-		{"PostgreSQL", fmt.Sprintf("%s, WAL segments of %s", m.Version, byteCount(int64(m.SegmentSize)))},
-		{"Started", clock(m.StartTime) + "Z"}, {"Finished", clock(m.StopTime) + "Z"},
-		{"WAL", fmt.Sprintf("%s on timeline %d to %s on timeline %d", m.StartLSN, uint32(m.Timeline), m.StopLSN, uint32(m.StopTLI))},
-		{"Size", fmt.Sprintf("%s in %s, stored in %s (%s, %s)", byteCount(m.Bytes), plural(m.Files, "file"), byteCount(m.Stored), plural(len(m.Packs), "pack"), m.Codec)},
-		{"Data checksums", map[bool]string{true: "on", false: "off"}[m.Settings.DataChecksumVersion > 0]},
-		{"Made by", "pgha-backup " + m.Tool},
-	}
+	var lines lines
+	lines.add("Backup", "%s", m.ID)
+	lines.add("Type", "%s", m.Type)
+	lines.add("State", "%s", state)
+	lines.add("Cluster", "%s (%s)", m.Scope, m.System)
+	lines.add("Member", "%s (%s)", m.Member, m.Role)
+	lines.add("PostgreSQL", "%s, WAL segments of %s", m.Version, byteCount(int64(m.SegmentSize)))
+	lines.add("Started", "%sZ", clock(m.StartTime))
+	lines.add("Finished", "%sZ", clock(m.StopTime))
+	lines.add("WAL", "%s on timeline %d to %s on timeline %d", m.StartLSN, uint32(m.Timeline), m.StopLSN, uint32(m.StopTLI))
+	lines.add("Size", "%s in %s, stored in %s (%s, %s)", byteCount(m.Bytes), plural(m.Files, "file"), byteCount(m.Stored), plural(len(m.Packs), "pack"), m.Codec)
+	lines.add("Data checksums", "%s", map[bool]string{true: "on", false: "off"}[m.Settings.DataChecksumVersion > 0])
+	lines.add("Made by", "pgha-backup %s", m.Tool)
 	for _, ts := range m.Tablespaces {
-		values = append(values, [2]string{"Tablespace", fmt.Sprintf("%d at %s", ts.OID, ts.Path)})
+		lines.add("Tablespace", "%d at %s", ts.OID, ts.Path)
 	}
 	for _, d := range m.Damage {
-		values = append(values, [2]string{"Bad pages", fmt.Sprintf("%s, %s from block %d", d.Path, plural(len(d.Blocks), "block"), d.Blocks[0])})
+		lines.add("Bad pages", "%s, %s from block %d", d.Path, plural(len(d.Blocks), "block"), d.Blocks[0])
 	}
 	if m.Comment != "" {
-		values = append(values, [2]string{"Comment", m.Comment})
+		lines.add("Comment", "%s", m.Comment)
 	}
-	return pairs(a.stdout, values...)
+	return lines.print(a.stdout)
 }

@@ -14,7 +14,9 @@ import (
 
 func main() {
 	leave := guard(os.Args[1:])
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	// PostgreSQL's immediate shutdown sends SIGQUIT to its children: by itself Go
+	// would then write the stacks of all goroutines into the server's log.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
 	code := run(ctx, newApp(os.Stdout, os.Stderr), os.Args[1:])
 	stop()
 	os.Exit(leave(code))

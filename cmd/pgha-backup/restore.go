@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,15 +69,8 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
-	config, err := a.config()
-	if err != nil {
-		return err
-	}
-	system, err := a.systemIdentifier(ctx, f.system)
-	if err != nil {
-		return err
-	}
-	repository, err := a.repository(ctx, system)
+	config := a.config
+	repository, _, err := a.chosen(ctx, f.system)
 	if err != nil {
 		return err
 	}
@@ -108,7 +100,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		if f.start {
 			return err
 		}
-		a.logger().Warn("pg_verifybackup will not judge the copy", "why", err)
+		a.log.Warn("pg_verifybackup will not judge the copy", "why", err)
 	}
 	if ground.State == restore.Replaced && !f.yes {
 		if err := a.confirm(config.Cluster.Scope, ground); err != nil {
@@ -124,9 +116,9 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		return err
 	}
 	began := time.Now()
-	progress := a.restoreProgress()
+	progress := newShow(a.stderr)
 	err = restore.Execute(ctx, backup, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
-		BinDir: bin, Now: a.now(), Progress: progress.copied, Log: a.logger()})
+		BinDir: bin, Now: a.now(), Progress: progress.copied, Log: a.log})
 	progress.end()
 	if err != nil {
 		return err
@@ -177,7 +169,7 @@ func (f restoreFlags) request(target targetFlags, now time.Time) (restore.Reques
 
 // announce says beforehand what a person should know.
 func (a *app) announce(plan restore.Plan, f restoreFlags) {
-	log := a.logger()
+	log := a.log
 	log.Info("restore", "target", plan.Target.String(), "backup", plan.Backup.ID, "timeline", uint32(plan.Timeline), "stops", plan.Stop.What)
 	for _, note := range plan.Notes {
 		log.Warn(note)
@@ -214,9 +206,9 @@ func (a *app) restoreCommand() ([]string, error) {
 }
 
 func (a *app) startCopy(ctx context.Context, plan restore.Plan, f restoreFlags, bin string, result *restored) error {
-	progress := a.restoreProgress()
+	progress := newShow(a.stderr)
 	copied, err := restore.Start(ctx, plan, f.pgdata, restore.StartOptions{BinDir: bin, ArchiveMode: restore.ArchiveMode(f.archiveMode),
-		Progress: func(lsn postgres.LSN) { progress.replayed(lsn, plan.Stop.LSN) }, Log: a.logger()})
+		Progress: func(lsn postgres.LSN) { progress.replayed(lsn, plan.Stop.LSN) }, Log: a.log})
 	if err != nil {
 		return err
 	}
@@ -233,52 +225,52 @@ func (a *app) startCopy(ctx context.Context, plan restore.Plan, f restoreFlags, 
 }
 
 func (a *app) printPlan(plan restore.Plan, ground restore.Ground) error {
-	if a.format == "json" {
-		return a.json(struct {
-			restore.Plan
-			Ground restore.Ground `json:"ground"`
-		}{plan, ground})
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "target\t%s\n", plan.Target)
-	fmt.Fprintf(w, "backup\t%s (ended %s)\n", plan.Backup.ID, plan.Backup.StopTime.UTC().Format(time.RFC3339))
-	fmt.Fprintf(w, "timeline\t%d\n", uint32(plan.Timeline))
-	fmt.Fprintf(w, "recovery stops\t%s\n", plan.Stop.What)
-	fmt.Fprintf(w, "position\t%s on timeline %d\n", plan.Stop.LSN, uint32(plan.Stop.Timeline))
-	fmt.Fprintf(w, "WAL\t%d segments, all present\n", len(plan.WAL))
-	for _, t := range plan.Tablespaces {
-		fmt.Fprintf(w, "tablespace %d\t%s -> %s\n", t.OID, t.From, t.To)
-	}
-	if ground.PGDATA != "" {
-		fmt.Fprintf(w, "directory\t%s (%s)\n", ground.PGDATA, ground.State)
-	}
-	for _, note := range plan.Notes {
-		fmt.Fprintf(w, "note\t%s\n", note)
-	}
-	return w.Flush()
+	document := struct {
+		restore.Plan
+		Ground restore.Ground `json:"ground"`
+	}{plan, ground}
+	return a.print(document, func() error {
+		var lines lines
+		lines.add("Target", "%s", plan.Target)
+		lines.add("Backup", "%s (ended %s)", plan.Backup.ID, plan.Backup.StopTime.UTC().Format(time.RFC3339))
+		lines.add("Timeline", "%d", uint32(plan.Timeline))
+		lines.add("Recovery stops", "%s", plan.Stop.What)
+		lines.add("Position", "%s on timeline %d", plan.Stop.LSN, uint32(plan.Stop.Timeline))
+		lines.add("WAL", "%s, all present", plural(len(plan.WAL), "segment"))
+		for _, t := range plan.Tablespaces {
+			lines.add(fmt.Sprintf("Tablespace %d", t.OID), "%s -> %s", t.From, t.To)
+		}
+		if ground.PGDATA != "" {
+			lines.add("Directory", "%s (%s)", ground.PGDATA, ground.State)
+		}
+		for _, note := range plan.Notes {
+			lines.add("Note", "%s", note)
+		}
+		return lines.print(a.stdout)
+	})
 }
 
 func (a *app) printRestored(r restored) error {
-	if a.format == "json" {
-		return a.json(r)
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "restored\t%s into %s: %d MiB in %.1f s\n", r.Backup, r.PGDATA, r.Bytes>>20, r.Seconds)
-	fmt.Fprintf(w, "archive_mode\t%s\n", r.Archive)
-	if r.Recovered == nil {
-		fmt.Fprintf(w, "will stop\t%s (%s on timeline %d)\n", r.Stop.What, r.Stop.LSN, uint32(r.Stop.Timeline))
-		return w.Flush()
-	}
-	fmt.Fprintf(w, "recovery stopped\tat %s on timeline %d, proved (%s)\n", r.Recovered.LSN, uint32(r.Recovered.Timeline), r.Stop.What)
-	if !r.Recovered.LastCommit.IsZero() {
-		fmt.Fprintf(w, "last commit\t%s\n", r.Recovered.LastCommit.Format(time.RFC3339Nano))
-	}
-	if r.Recovered.NewTimeline != 0 {
-		fmt.Fprintf(w, "new timeline\t%d\n", uint32(r.Recovered.NewTimeline))
-	}
-	if r.Connect != "" {
-		fmt.Fprintf(w, "connect\t%s\nstop it\t%s\n", r.Connect, r.End)
-	}
-	fmt.Fprintf(w, "log\t%s\n", r.Log)
-	return w.Flush()
+	return a.print(r, func() error {
+		var lines lines
+		lines.add("Restored", "%s into %s: %d MiB in %.1f s", r.Backup, r.PGDATA, r.Bytes>>20, r.Seconds)
+		lines.add("archive_mode", "%s", r.Archive)
+		if r.Recovered == nil {
+			lines.add("Will stop", "%s (%s on timeline %d)", r.Stop.What, r.Stop.LSN, uint32(r.Stop.Timeline))
+			return lines.print(a.stdout)
+		}
+		lines.add("Recovery stopped", "at %s on timeline %d, proved (%s)", r.Recovered.LSN, uint32(r.Recovered.Timeline), r.Stop.What)
+		if !r.Recovered.LastCommit.IsZero() {
+			lines.add("Last commit", "%s", r.Recovered.LastCommit.Format(time.RFC3339Nano))
+		}
+		if r.Recovered.NewTimeline != 0 {
+			lines.add("New timeline", "%d", uint32(r.Recovered.NewTimeline))
+		}
+		if r.Connect != "" {
+			lines.add("Connect", "%s", r.Connect)
+			lines.add("Stop it", "%s", r.End)
+		}
+		lines.add("Log", "%s", r.Log)
+		return lines.print(a.stdout)
+	})
 }

@@ -52,20 +52,27 @@ func newRootCommand(a *app) *cobra.Command {
 	return root
 }
 
-// anyUser are the commands that uid 0 may run: they touch nothing.
-var anyUser = []string{"help", "version", "config", "completion"}
+// free are the commands that want no configuration, so that uid 0 may run them too.
+var free = []string{"help", "version", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}
 
-// admit refuses root, under whom files would get the wrong owner, and unknown formats.
+// admit refuses root, under whom files would get the wrong owner, and unknown
+// formats. Then it loads the configuration.
 func (a *app) admit(cmd *cobra.Command) error {
 	if a.format != "table" && a.format != "json" {
 		return usage("--format %q: want table or json", a.format)
 	}
 	words := strings.Fields(cmd.CommandPath())
-	if a.uid == 0 && len(words) > 1 && !slices.Contains(anyUser, words[1]) && !strings.HasPrefix(words[1], "__complete") {
+	if len(words) == 1 || slices.Contains(free, words[1]) {
+		return nil
+	}
+	if a.uid == 0 && words[1] != "config" {
 		return fail(exitPreflight, fmt.Sprintf("sudo -u postgres %s ...", cmd.CommandPath()),
 			"%s does not run as root: run it as the user that owns the data directory", cmd.CommandPath())
 	}
-	return nil
+	if cmd.HasSubCommands() {
+		return nil
+	}
+	return a.load()
 }
 
 // group makes a command that only holds others.

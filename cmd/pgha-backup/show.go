@@ -5,26 +5,29 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
 
 	"github.com/pgha-backup/pgha-backup/backup"
+	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
-// show tells how a backup goes: one line that is written over on a terminal, one
-// JSON document a line otherwise.
+// show tells how work goes: one line that is written over on a terminal, one JSON
+// document a line otherwise.
 type show struct {
 	w        io.Writer
 	terminal bool
+	mu       sync.Mutex
+	shown    time.Time // the last progress of a restore
 	phase    backup.Phase
-	began    time.Time
 	waited   string
 }
 
 func newShow(w io.Writer) *show {
 	f, ok := w.(*os.File)
-	return &show{w: w, terminal: ok && term.IsTerminal(int(f.Fd())), began: time.Now()}
+	return &show{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
 // event is a line of JSON.
@@ -77,6 +80,23 @@ func (s *show) line(text string, e event) {
 	e.Time, e.Phase = time.Now().UTC().Truncate(time.Millisecond), s.phase
 	if line, err := json.Marshal(e); err == nil {
 		fmt.Fprintf(s.w, "%s\n", line)
+	}
+}
+
+// copied and replayed are the progress of a restore, for a terminal only.
+func (s *show) copied(done, total int64) {
+	s.often("copied %3d %%, %d of %d MiB", 100*done/max(1, total), done>>20, total>>20)
+}
+
+func (s *show) replayed(lsn, stop postgres.LSN) { s.often("replayed %s of %s", lsn, stop) }
+
+// often may be called from several goroutines, and shows not all of it.
+func (s *show) often(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.terminal && time.Since(s.shown) >= 100*time.Millisecond {
+		s.shown = time.Now()
+		s.line(fmt.Sprintf(format, args...), event{})
 	}
 }
 

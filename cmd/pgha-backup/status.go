@@ -33,36 +33,27 @@ type statusDocument struct {
 }
 
 func newStatusCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return a.surveying(&cobra.Command{
 		Use: "status", Short: "Say whether the cluster can be restored, to when, and what is wrong", Args: exactly(),
 		Long: "Exits 10 when anything is wrong that needs a person: a gap in the WAL archive, no whole backup, a conflict,\n" +
 			"emulated create-once writes, or no leader.",
-	}
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		_, s, err := a.survey(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		d := a.status(cmd.Context(), s)
-		if a.format == "json" {
-			err = a.json(d)
-		} else {
-			err = a.statusTable(s, d)
-		}
-		if err == nil && len(d.Problems) > 0 {
-			err = fail(exitDegraded, "", "degraded: %s", plural(len(d.Problems), "problem"))
-		}
-		return err
-	}
-	return cmd
+	}, a.status)
 }
 
-func (a *app) status(ctx context.Context, s catalog.Survey) statusDocument {
-	r := a.loaded.Repository()
+func (a *app) status(ctx context.Context, s survey, _ []string) error {
+	d := a.describeStatus(ctx, s)
+	err := a.print(d, func() error { return a.statusTable(s, d) })
+	if err == nil && len(d.Problems) > 0 {
+		err = fail(exitDegraded, "", "degraded: %s", plural(len(d.Problems), "problem"))
+	}
+	return err
+}
+
+func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
+	r := a.config.Repository()
 	d := statusDocument{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Repository: r.Name, RepositoryType: r.Type,
 		ConditionalWrites: r.ConditionalWrites, Backups: len(s.Backups), Windows: s.Windows, Timelines: s.Archive.Timelines, Conflicts: s.Conflicts}
-	d.Problems = append([]string{}, problems(s, r)...)
+	d.Problems = append([]string{}, problems(s.Survey, r)...)
 	if n := len(s.Windows); n > 0 && !s.Windows[n-1].Archived.IsZero() {
 		rpo := max(0, a.now().Sub(s.Windows[n-1].Archived).Seconds())
 		d.RPO = &rpo
@@ -124,16 +115,10 @@ func problems(s catalog.Survey, r config.Repository) (all []string) {
 	return all
 }
 
-func (a *app) statusTable(s catalog.Survey, d statusDocument) error {
-	last := "none"
-	if d.Last != nil {
-		last = fmt.Sprintf("%s, finished %sZ (%s ago), %s, %s", d.Last.ID, clock(d.Last.Finished), age(a.now().Sub(d.Last.Finished)),
-			d.Last.Type, byteCount(d.Last.Bytes))
-	}
-	values := [][2]string{
-		{"Cluster", fmt.Sprintf("%s (%s)", d.Cluster, d.System)},
-		{"Repository", fmt.Sprintf("%s (%s, conditional writes: %s)", d.Repository, d.RepositoryType, d.ConditionalWrites)},
-	}
+func (a *app) statusTable(s survey, d statusDocument) error {
+	var lines lines
+	lines.add("Cluster", "%s (%s)", d.Cluster, d.System)
+	lines.add("Repository", "%s (%s, conditional writes: %s)", d.Repository, d.RepositoryType, d.ConditionalWrites)
 	if a.hasPatroni() {
 		leader := "nobody"
 		if d.Leader != "" {
@@ -142,22 +127,26 @@ func (a *app) statusTable(s catalog.Survey, d statusDocument) error {
 		if d.Paused {
 			leader += ", paused"
 		}
-		values = append(values, [2]string{"Leader", leader})
+		lines.add("Leader", "%s", leader)
 	}
-	values = append(values, [2]string{"Last backup", last})
-	for _, line := range a.windows(s) {
-		values = append(values, [2]string{"Recoverable", line})
+	if b := d.Last; b != nil {
+		lines.add("Last backup", "%s, finished %sZ (%s ago), %s, %s", b.ID, clock(b.StopTime), age(a.now().Sub(b.StopTime)), b.Type, byteCount(b.Bytes))
+	} else {
+		lines.add("Last backup", "none")
+	}
+	for _, window := range a.windows(s) {
+		lines.add("Recoverable", "%s", window)
 	}
 	for _, t := range d.Timelines {
-		values = append(values, [2]string{fmt.Sprintf("Timeline %d", uint32(t.Timeline)), a.frontier(t)})
+		lines.add(fmt.Sprintf("Timeline %d", uint32(t.Timeline)), "%s", a.frontier(t))
 	}
 	if len(d.Problems) == 0 {
-		values = append(values, [2]string{"Problems", "none"})
+		lines.add("Problems", "none")
 	}
 	for _, p := range d.Problems {
-		values = append(values, [2]string{"Problem", p})
+		lines.add("Problem", "%s", p)
 	}
-	return pairs(a.stdout, values...)
+	return lines.print(a.stdout)
 }
 
 func (a *app) frontier(t catalog.TimelineWAL) string {
@@ -169,9 +158,4 @@ func (a *app) frontier(t catalog.TimelineWAL) string {
 		text += fmt.Sprintf(", %s ago", age(max(0, a.now().Sub(t.Archived))))
 	}
 	return text
-}
-
-func (a *app) hasPatroni() bool {
-	p := a.loaded.Patroni
-	return len(p.Etcd.Endpoints) > 0 || p.API.URL != ""
 }

@@ -3,22 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // systemIdentifier says which cluster's repository a reader means (R8): the one
 // given, else that of the local data directory, else Patroni's, else the only one
 // there is.
 func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.SystemIdentifier, error) {
-	c, err := a.config()
-	if err != nil {
-		return 0, err
-	}
+	c := a.config
 	if given != "" {
 		id, err := postgres.ParseSystemIdentifier(given)
 		if err != nil {
@@ -26,13 +22,13 @@ func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.Syst
 		}
 		return id, nil
 	}
-	if id, ok := localSystem(c.Cluster.DataDir); ok {
-		return id, nil
+	if control, err := wal.ReadControl(c.Cluster.DataDir); err == nil {
+		return control.System, nil
 	}
 	if id, ok := a.patroniSystem(ctx); ok {
 		return id, nil
 	}
-	bucket, err := a.bucket(ctx)
+	bucket, err := a.bucket()
 	if err != nil {
 		return 0, err
 	}
@@ -55,29 +51,25 @@ func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.Syst
 		"repository %s holds %d clusters named %s", c.Repository().Name, len(found), c.Cluster.Scope)
 }
 
-// localSystem reads pg_control; false where there is none that can be read.
-func localSystem(dataDir string) (postgres.SystemIdentifier, bool) {
-	if dataDir == "" {
-		return 0, false
-	}
-	data, err := os.ReadFile(filepath.Join(dataDir, "global", "pg_control"))
+// chosen is the repository of systemIdentifier.
+func (a *app) chosen(ctx context.Context, given string) (*catalog.Repository, postgres.SystemIdentifier, error) {
+	system, err := a.systemIdentifier(ctx, given)
 	if err != nil {
-		return 0, false
+		return nil, 0, err
 	}
-	control, err := postgres.ParseControlData(data)
-	return control.System, err == nil
+	repository, err := a.repository(system)
+	return repository, system, err
 }
 
 // patroniSystem is what Patroni's initialize key says; 0 if nobody can be asked.
 // The leader need not be known for that.
 func (a *app) patroniSystem(ctx context.Context) (postgres.SystemIdentifier, bool) {
-	c, err := a.config()
-	if err != nil || len(c.Patroni.Etcd.Endpoints) == 0 && c.Patroni.API.URL == "" {
+	if !a.hasPatroni() {
 		return 0, false
 	}
 	t, err := a.topology(ctx)
 	if err != nil {
-		a.logger().Debug("the system identifier could not be had from Patroni", "error", err)
+		a.log.Debug("the system identifier could not be had from Patroni", "error", err)
 	}
 	return t.SystemIdentifier, t.SystemIdentifier != 0
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -19,51 +20,36 @@ type table struct {
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
 func (t *table) print(w io.Writer) error {
-	widths := make([]int, len(t.head))
+	rows := append([][]string{make([]string, len(t.head))}, t.rows...)
+	widths := make([]int, len(t.head)) // for %*s: negative is to the left
+	border := ""
 	for i, h := range t.head {
-		widths[i] = utf8.RuneCountInString(strings.TrimPrefix(h, ">"))
-		for _, row := range t.rows {
+		name, right := strings.CutPrefix(h, ">")
+		rows[0][i] = name
+		for _, row := range rows {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
+		border += "+" + strings.Repeat("-", widths[i]+2)
+		if !right {
+			widths[i] = -widths[i]
+		}
 	}
-	var border strings.Builder
-	for _, width := range widths {
-		border.WriteString("+" + strings.Repeat("-", width+2))
-	}
-	border.WriteString("+")
+	border += "+\n"
 	var out strings.Builder
-	top := border.String()
-	if t.title != "" {
-		title := "+ " + printable(t.title) + " "
-		top = title + top[min(utf8.RuneCountInString(title), len(top)-1):]
+	top := "+ " + printable(t.title) + " "
+	out.WriteString(top + border[min(utf8.RuneCountInString(top), len(border)-2):])
+	for i, row := range rows {
+		for j, cell := range row {
+			fmt.Fprintf(&out, "| %*s ", widths[j], printable(cell))
+		}
+		out.WriteString("|\n")
+		if i == 0 {
+			out.WriteString(border)
+		}
 	}
-	out.WriteString(top + "\n")
-	t.line(&out, t.head, widths, true)
-	out.WriteString(border.String() + "\n")
-	for _, row := range t.rows {
-		t.line(&out, row, widths, false)
-	}
-	out.WriteString(border.String() + "\n")
+	out.WriteString(border)
 	_, err := io.WriteString(w, out.String())
 	return err
-}
-
-func (t *table) line(out *strings.Builder, cells []string, widths []int, head bool) {
-	for i, cell := range cells {
-		right := strings.HasPrefix(t.head[i], ">")
-		if head {
-			cell = strings.TrimPrefix(cell, ">")
-		}
-		cell = printable(cell)
-		space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-		if right {
-			cell = space + cell
-		} else {
-			cell += space
-		}
-		out.WriteString("| " + cell + " ")
-	}
-	out.WriteString("|\n")
 }
 
 // printable keeps what came from elsewhere from writing to the terminal on its own.
@@ -76,18 +62,19 @@ func printable(s string) string {
 	}, s)
 }
 
-// pairs prints names and values in two columns.
-func pairs(w io.Writer, values ...[2]string) error {
-	width := 0
-	for _, v := range values {
-		width = max(width, len(v[0]))
+// lines are names with their values, printed in two columns.
+type lines [][2]string
+
+func (l *lines) add(name, format string, args ...any) {
+	*l = append(*l, [2]string{name, fmt.Sprintf(format, args...)})
+}
+
+func (l *lines) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
+	for _, line := range *l {
+		fmt.Fprintf(w, " %s:\t%s\n", line[0], printable(line[1]))
 	}
-	var out strings.Builder
-	for _, v := range values {
-		fmt.Fprintf(&out, " %-*s %s\n", width+1, v[0]+":", printable(v[1]))
-	}
-	_, err := io.WriteString(w, out.String())
-	return err
+	return w.Flush()
 }
 
 // clock is a time as tables show it, UTC.

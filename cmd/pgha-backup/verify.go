@@ -17,36 +17,33 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Long: "Level presence lists: is every object there that a restore needs? Level hashes reads every stored byte again.\n" +
 			"Exits 9 if anything was found.",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return exactly("[<backup>]")(cmd, args)
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			return exactly("[<backup>]")(cmd, args)
 		},
 	}
-	system := systemFlag(cmd)
 	cmd.Flags().StringVar(&level, "level", string(catalog.Hashes), "presence or hashes")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if level != string(catalog.Presence) && level != string(catalog.Hashes) {
 			return usage("--level %q: want presence or hashes", level)
 		}
-		repository, s, err := a.survey(cmd.Context(), *system)
+		return nil
+	}
+	return a.surveying(cmd, func(ctx context.Context, s survey, args []string) error {
+		return a.verify(ctx, s, args, catalog.VerifyLevel(level))
+	})
+}
+
+func (a *app) verify(ctx context.Context, s survey, args []string, level catalog.VerifyLevel) error {
+	chosen, archive := s.Backups, true
+	if len(args) == 1 {
+		b, err := s.Find(args[0])
 		if err != nil {
 			return err
 		}
-		chosen := s.Backups
-		if len(args) == 1 {
-			b, err := s.Find(args[0])
-			if err != nil {
-				return err
-			}
-			chosen = []catalog.Surveyed{b}
-		}
-		return a.verify(cmd.Context(), repository, s, chosen, len(args) == 0, catalog.VerifyLevel(level))
+		chosen, archive = []catalog.Surveyed{b}, false
 	}
-	return cmd
-}
-
-func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Survey, chosen []catalog.Surveyed, archive bool, level catalog.VerifyLevel) error {
 	document := struct {
 		Level    catalog.VerifyLevel `json:"level"`
 		Backups  []catalog.BackupID  `json:"backups"`
@@ -55,7 +52,7 @@ func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Surve
 	}{level, []catalog.BackupID{}, archive, []catalog.Finding{}}
 	began := a.now()
 	for _, b := range chosen {
-		found, err := r.VerifyBackup(ctx, b.Manifest, s.Archive, level)
+		found, err := s.repository.VerifyBackup(ctx, b.Manifest, s.Archive, level)
 		if err != nil {
 			return fmt.Errorf("verify backup %s: %w", b.Manifest.ID, err)
 		}
@@ -63,34 +60,32 @@ func (a *app) verify(ctx context.Context, r *catalog.Repository, s catalog.Surve
 		document.Findings = append(document.Findings, found...)
 	}
 	if archive {
-		found, err := r.VerifyWAL(ctx, s.Archive, level)
+		found, err := s.repository.VerifyWAL(ctx, s.Archive, level)
 		if err != nil {
 			return fmt.Errorf("verify the WAL archive: %w", err)
 		}
 		document.Findings = append(document.Findings, found...)
 	}
-	if a.format == "json" {
-		if err := a.json(document); err != nil {
-			return err
+	n := len(document.Findings)
+	err := a.print(document, func() error {
+		t := table{title: a.title(s), head: []string{"Backup", "Object", "Problem"}}
+		for _, f := range document.Findings {
+			t.add(string(f.Backup), f.Object, f.Problem)
 		}
-	} else {
-		what := plural(len(chosen), "backup")
-		if archive {
-			what += " and the WAL archive"
-		}
-		if len(document.Findings) > 0 {
-			t := table{title: a.title(s), head: []string{"Backup", "Object", "Problem"}}
-			for _, f := range document.Findings {
-				t.add(string(f.Backup), f.Object, f.Problem)
-			}
+		if n > 0 {
 			if err := t.print(a.stdout); err != nil {
 				return err
 			}
 		}
-		fmt.Fprintf(a.stdout, "verified %s by %s in %s: %s\n", what, level, a.now().Sub(began).Round(1e8), plural(len(document.Findings), "finding"))
+		what := plural(len(chosen), "backup")
+		if archive {
+			what += " and the WAL archive"
+		}
+		_, err := fmt.Fprintf(a.stdout, "verified %s by %s in %s: %s\n", what, level, a.now().Sub(began).Round(1e8), plural(n, "finding"))
+		return err
+	})
+	if err == nil && n > 0 {
+		err = fail(exitVerification, "do not count on what is named above; take a new backup now", "verification failed: %s", plural(n, "finding"))
 	}
-	if n := len(document.Findings); n > 0 {
-		return fail(exitVerification, "do not count on what is named above; take a new backup now", "verification failed: %s", plural(n, "finding"))
-	}
-	return nil
+	return err
 }

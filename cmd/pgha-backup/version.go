@@ -33,12 +33,11 @@ func newVersionCommand(a *app) *cobra.Command {
 					}
 				}
 			}
-			if a.format == "json" {
-				return a.json(v)
-			}
-			_, err := fmt.Fprintf(a.stdout, "pgha-backup %s (%s, repository format %d, PostgreSQL %d to %d)\n",
-				v.Version, v.Go, v.Format, v.Oldest, v.Newest)
-			return err
+			return a.print(v, func() error {
+				_, err := fmt.Fprintf(a.stdout, "pgha-backup %s (%s, repository format %d, PostgreSQL %d to %d)\n",
+					v.Version, v.Go, v.Format, v.Oldest, v.Newest)
+				return err
+			})
 		},
 	}
 }

@@ -59,7 +59,7 @@ var floors = map[string]int{
 }
 
 // testOnly packages are equipment of tests, though they stand beside what they test.
-var testOnly = []string{"storage/storagetest", "storage/faulty", "internal/arch"}
+var testOnly = []string{"storage/storagetest", "storage/faulty", "storage/mem", "internal/arch"}
 
 // exceptions are the imports within one floor that are meant.
 var exceptions = map[string]string{"daemon": "daemon/metrics"}
@@ -75,7 +75,6 @@ var importers = map[string][]string{
 	"github.com/minio/minio-go/v7":        {"storage/s3"},
 	"github.com/klauspost/compress":       {"internal/codec"},
 	"filippo.io/age":                      {"internal/codec"},
-	"go.uber.org/zap":                     {"cluster/patroni"}, // the etcd client's own type of logger
 }
 
 // stdlibOnly packages import nothing but the standard library.
@@ -195,6 +194,8 @@ func (c *checker) inside(name, pkg string, floor int, imported string, test, ext
 	case !known:
 		c.fault(name, "imports %s, which has no floor", imported)
 	case pkg == imported, floor == 8, exceptions[pkg] == imported:
+	case !test && slices.Contains(testOnly, imported) && !slices.Contains(testOnly, pkg):
+		c.fault(name, "imports %s, which is for tests", imported)
 	// A test from outside its package sees it as those above do.
 	case external && other < floors["cmd/pgha-backup"]:
 	// A unit test may bring together what the product keeps apart on one floor: a driver and the suite it must pass.

@@ -30,6 +30,8 @@ func TestCheck(t *testing.T) {
 		{"sideways in a test", "storage/file/a_test.go", imports("file", module+"/storage/storagetest"), ""},
 		{"up in a test", "storage/file/a_test.go", imports("file", module+"/catalog"), "imports catalog"},
 		{"up in a test from outside", "storage/a_test.go", imports("storage_test", module+"/storage/mem"), ""},
+		{"equipment of tests", "catalog/a.go", imports("catalog", module+"/storage/mem"), "which is for tests"},
+		{"equipment of tests in a test", "catalog/a_test.go", imports("catalog", module+"/storage/mem"), ""},
 		{"the harness is not for the product", "backup/a.go", imports("backup", module+"/test/lab"), "imports test/lab"},
 		{"the harness may all", "test/lab/a.go", imports("lab", module+"/daemon", "github.com/jackc/pgx/v5"), ""},
 		{"daemon has its metrics", "daemon/a.go", imports("daemon", module+"/daemon/metrics"), ""},

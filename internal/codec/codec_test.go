@@ -128,12 +128,46 @@ func TestHeaderIsInvisible(t *testing.T) {
 }
 
 func TestLostConnectionIsNotCorruption(t *testing.T) {
-	lost := errors.New("connection reset")
-	encoder, _ := NewEncoder(Zstd, Default)
-	frame, _ := encoder.AppendFrame(nil, sample(5, 200_000))
-	r, _ := NewReader(Zstd, io.MultiReader(bytes.NewReader(frame[:1000]), failing{lost}))
-	if _, err := io.ReadAll(r); !errors.Is(err, lost) || errors.Is(err, ErrCorrupt) {
-		t.Fatalf("got %v, want the connection's own error", err)
+	for _, name := range []Name{Zstd, S2} {
+		encoder, _ := NewEncoder(name, Default)
+		frame, _ := encoder.AppendFrame(nil, sample(5, 200_000))
+		for _, lost := range []error{errors.New("connection reset"), io.ErrUnexpectedEOF} {
+			r, _ := NewReader(name, io.MultiReader(bytes.NewReader(frame[:1000]), failing{lost}))
+			if _, err := io.ReadAll(r); !errors.Is(err, lost) || errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s: got %v, want the connection's own %v", name, err, lost)
+			}
+		}
+	}
+}
+
+// Whatever is wrong with the bytes, it is called corruption.
+func TestEveryFlippedBitIsCorruption(t *testing.T) {
+	text := bytes.Repeat([]byte("to be or not to be, that is the question "), 300)
+	for i := range text {
+		text[i] += byte(i*i>>7) % 3
+	}
+	for _, name := range []Name{Zstd, S2} {
+		encoder, _ := NewEncoder(name, Best)
+		frame, _ := encoder.AppendFrame(nil, text)
+		tried, failed := 0, 0
+		for bit := 0; bit < 8*len(frame); bit += 31 {
+			tried++
+			damaged := bytes.Clone(frame)
+			damaged[bit/8] ^= 1 << (bit % 8)
+			r, err := NewReader(name, bytes.NewReader(damaged))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err = io.ReadAll(r); err == nil {
+				continue // an unused bit, or a chunk that is passed over
+			}
+			if failed++; !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("%s, bit %d: %v", name, bit, err)
+			}
+		}
+		if failed < tried*7/8 {
+			t.Errorf("%s: only %d of %d flipped bits were noticed", name, failed, tried)
+		}
 	}
 }
 

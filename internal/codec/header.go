@@ -50,30 +50,52 @@ const HeaderPrefix = 16
 // NewReader decodes a stream of frames, skipping headers, with bounded memory.
 // The codec is told by head, the first bytes of r (which still yields them).
 func NewReader(name Name, r io.Reader) (io.ReadCloser, error) {
+	below := &source{Reader: r}
 	switch name {
 	case Zstd:
-		zr, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zr, err := zstd.NewReader(below, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(16<<20))
 		if err != nil {
 			return nil, fmt.Errorf("zstd reader: %w", err)
 		}
-		return marking{zr.IOReadCloser()}, nil
+		return marking{zr.IOReadCloser(), below}, nil
 	case S2:
-		return marking{io.NopCloser(s2.NewReader(r, s2.ReaderMaxBlockSize(1<<20)))}, nil
+		return marking{io.NopCloser(s2.NewReader(below, s2.ReaderMaxBlockSize(1<<20))), below}, nil
 	case None:
 		return io.NopCloser(r), nil
 	}
 	return nil, fmt.Errorf("codec %q is unknown", name)
 }
 
-// marking turns a decoder's complaints into ErrCorrupt but leaves errors of the
-// reader below alone: a lost connection is not corruption.
-type marking struct{ io.ReadCloser }
+// source remembers why it failed.
+type source struct {
+	io.Reader
+	failed error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		s.failed = err
+	}
+	return n, err
+}
+
+// marking turns a decoder's complaints, most of which have no name, into
+// ErrCorrupt but leaves errors of the reader below alone: a lost connection is
+// not corruption.
+type marking struct {
+	io.ReadCloser
+	below *source
+}
 
 func (m marking) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && isCodecError(err) {
-		err = fmt.Errorf("%w: %v", ErrCorrupt, err)
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case m.below.failed != nil:
+		return n, m.below.failed
 	}
-	return n, err
+	return n, fmt.Errorf("%w: %v", ErrCorrupt, err)
 }

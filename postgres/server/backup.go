@@ -14,13 +14,13 @@ type Start struct {
 	Time     time.Time // the server's clock
 }
 
-// StartBackup calls pg_backup_start. The backup lives as long as this session.
-// fast asks for a checkpoint at once instead of a spread one.
-func (s *Server) StartBackup(ctx context.Context, label string, fast bool) (Start, error) {
+// StartBackup calls pg_backup_start, with a checkpoint at once instead of a spread
+// one. The backup lives as long as this session.
+func (s *Server) StartBackup(ctx context.Context, label string) (Start, error) {
 	var lsn string
 	var start Start
-	err := s.row(ctx, "start a base backup", `SELECT pg_backup_start($1, $2)::text, clock_timestamp()`,
-		[]any{label, fast}, &lsn, &start.Time)
+	err := s.row(ctx, "start a base backup", `SELECT pg_backup_start($1, true)::text, clock_timestamp()`,
+		[]any{label}, &lsn, &start.Time)
 	if err != nil {
 		return Start{}, err
 	}
@@ -56,20 +56,16 @@ func (s *Server) StopBackup(ctx context.Context) (Stop, error) {
 
 // CreateRestorePoint writes a named restore point and returns the end of its record.
 func (s *Server) CreateRestorePoint(ctx context.Context, name string) (postgres.LSN, error) {
-	return s.lsn(ctx, "create restore point "+name, `SELECT pg_create_restore_point($1)::text`, name)
-}
-
-// SwitchWAL ends the current WAL segment and returns the position where it ended.
-func (s *Server) SwitchWAL(ctx context.Context) (postgres.LSN, error) {
-	return s.lsn(ctx, "switch to a new WAL segment", `SELECT pg_switch_wal()::text`)
-}
-
-func (s *Server) lsn(ctx context.Context, what, sql string, args ...any) (postgres.LSN, error) {
-	var text string
-	if err := s.row(ctx, what, sql, args, &text); err != nil {
+	var end string
+	if err := s.row(ctx, "create restore point "+name, `SELECT pg_create_restore_point($1)::text`, []any{name}, &end); err != nil {
 		return 0, err
 	}
-	return postgres.ParseLSN(text)
+	return postgres.ParseLSN(end)
+}
+
+// SwitchWAL ends the current WAL segment.
+func (s *Server) SwitchWAL(ctx context.Context) error {
+	return s.row(ctx, "switch to a new WAL segment", `SELECT pg_switch_wal()::text`, nil, new(string))
 }
 
 // Archiver is what the archiver did last. Empty names and zero times: never.

@@ -11,7 +11,7 @@ import (
 )
 
 // Facts are what a server says about itself; they do not change while it runs,
-// but for InRecovery, Timeline and the tablespaces.
+// but for InRecovery and Timeline.
 type Facts struct {
 	Version        postgres.Version
 	System         postgres.SystemIdentifier
@@ -24,8 +24,6 @@ type Facts struct {
 	ArchiveCommand string
 	ArchiveLibrary string
 	Started        time.Time // of the postmaster
-	Clock          time.Time // the server's, now
-	Tablespaces    []postgres.Tablespace
 }
 
 // Archives tells whether the server archives WAL on its own timeline.
@@ -43,9 +41,9 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 		       (SELECT timeline_id FROM pg_control_checkpoint())::int8, pg_is_in_recovery(),
 		       current_setting('data_directory'), current_setting('config_file'), current_setting('archive_mode'),
 		       current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''),
-		       pg_postmaster_start_time(), clock_timestamp()`, nil,
+		       pg_postmaster_start_time()`, nil,
 		&version, &system, &segment, &timeline, &f.InRecovery, &f.DataDirectory, &f.ConfigFile, &f.ArchiveMode,
-		&f.ArchiveCommand, &f.ArchiveLibrary, &f.Started, &f.Clock)
+		&f.ArchiveCommand, &f.ArchiveLibrary, &f.Started)
 	if err != nil {
 		return Facts{}, err
 	}
@@ -55,11 +53,8 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 		f.ArchiveCommand = ""
 	}
 	if !f.InRecovery { // the checkpoint may still be of the timeline before a promotion
-		if f.Timeline, err = s.timeline(ctx); err != nil {
-			return Facts{}, err
-		}
+		f.Timeline, err = s.timeline(ctx)
 	}
-	f.Tablespaces, err = s.Tablespaces(ctx)
 	return f, err
 }
 

@@ -22,26 +22,23 @@ type Recovery struct {
 // recovery ends: ask again.
 func (s *Server) Recovery(ctx context.Context) (Recovery, error) {
 	var r Recovery
-	var replayed, segment string
+	var replayed string
 	var last *time.Time
 	err := s.row(ctx, "ask how far recovery has come", `
 		SELECT pg_is_in_recovery(),
 		       CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() = 'paused' ELSE false END,
-		       coalesce(pg_last_wal_replay_lsn(), '0/0')::text, pg_last_xact_replay_timestamp(),
-		       CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_walfile_name(pg_current_wal_insert_lsn()) END`, nil,
-		&r.InRecovery, &r.Paused, &replayed, &last, &segment)
+		       coalesce(pg_last_wal_replay_lsn(), '0/0')::text, pg_last_xact_replay_timestamp()`, nil,
+		&r.InRecovery, &r.Paused, &replayed, &last)
 	if err != nil {
 		return Recovery{}, err
 	}
 	if last != nil {
 		r.LastCommit = last.UTC()
 	}
-	if segment != "" {
-		file, err := postgres.ParseWALFile(segment)
-		if err != nil {
+	if !r.InRecovery {
+		if r.Timeline, err = s.timeline(ctx); err != nil {
 			return Recovery{}, err
 		}
-		r.Timeline = file.Segment.Timeline
 	}
 	r.Replayed, err = postgres.ParseLSN(replayed)
 	return r, err

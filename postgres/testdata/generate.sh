@@ -6,6 +6,8 @@
 #
 # The tests compare our parsers with the tools' words, so a new server version
 # needs no change here: run it, commit the archive.
+# mktemp makes paths without blanks.
+# shellcheck disable=SC2086,SC2046,SC2010,SC2013,SC2034,SC2231
 set -euo pipefail
 bin=$1 out=$2
 export PATH=$bin:$PATH LC_ALL=C TZ=UTC PGTZ=UTC PGDATABASE=postgres PGUSER=postgres

@@ -56,7 +56,7 @@ func taken(op string, key storage.Key) error {
 }
 
 func (b *Bucket) Begin(ctx context.Context, key storage.Key, opts storage.PutOptions) (storage.Upload, error) {
-	up, err := b.Bucket.Begin(ctx, key, storage.PutOptions{})
+	up, err := b.Bucket.Begin(ctx, key, storage.PutOptions{PartSize: opts.PartSize})
 	if err != nil || !opts.IfAbsent {
 		return up, err
 	}

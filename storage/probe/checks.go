@@ -81,13 +81,8 @@ func compare(ctx context.Context, t *trial, name string, span storage.Span, want
 	if err != nil {
 		return err
 	}
-	if len(got) != len(want) {
-		return &fault{fmt.Sprintf("%d bytes were written, %d came back", len(want), len(got)), corrupt}
-	}
-	for i := range got {
-		if got[i] != want[i] {
-			return &fault{fmt.Sprintf("byte %d of %d came back as another", i, len(want)), corrupt}
-		}
+	if !bytes.Equal(got, want) {
+		return &fault{fmt.Sprintf("%d bytes were written, other ones came back", len(want)), corrupt}
 	}
 	return nil
 }
@@ -194,8 +189,7 @@ func multipart(ctx context.Context, t *trial) (string, error) {
 		}
 		if err == nil && commit {
 			err = u.Complete(ctx)
-		}
-		if err != nil || !commit {
+		} else {
 			err = errors.Join(err, u.Abort(ctx))
 		}
 		if err != nil {
@@ -257,9 +251,4 @@ func raceUpload(ctx context.Context, t *trial) (string, error) {
 		}
 		return err
 	})
-}
-
-// equalAny says which of the bodies this is, or -1.
-func equalAny(got []byte, bodies [][]byte) int {
-	return slices.IndexFunc(bodies, func(b []byte) bool { return bytes.Equal(b, got) })
 }

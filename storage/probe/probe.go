@@ -4,9 +4,10 @@ package probe
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -30,12 +31,7 @@ type Report struct {
 
 // OK says whether the store can do everything.
 func (r Report) OK() bool {
-	for _, f := range r.Findings {
-		if !f.OK {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.OK })
 }
 
 // check is one trial. It returns what it saw; an error that is a *fault is a
@@ -66,15 +62,12 @@ const cleanup = 30 * time.Second
 // the bucket is missing, or access is refused; the report then holds what was
 // found before.
 func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error) {
-	id := make([]byte, 8)
-	_, _ = rand.Read(id) // never fails
-	t := &trial{b: b, missing: missing, prefix: storage.Key("probe/" + hex.EncodeToString(id) + "/")}
+	t := &trial{b: b, missing: missing, prefix: storage.Key("probe/" + strings.ToLower(rand.Text()) + "/")}
 	defer func() {
 		if cerr := t.clean(ctx); err == nil && cerr != nil {
 			err = fmt.Errorf("remove what the probe wrote under %s: %w", t.prefix, cerr)
 		}
 	}()
-	conditional := 0
 	for _, c := range checks {
 		detail, err := c.run(ctx, t)
 		f := Finding{Name: c.name, OK: true, Detail: detail}
@@ -84,11 +77,10 @@ func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error)
 			return r, fmt.Errorf("probe %s: %w", c.name, err)
 		}
 		r.Findings = append(r.Findings, f)
-		if f.OK && (c.name == conditionalPut || c.name == conditionalUpload) {
-			conditional++
-		}
 	}
-	r.ConditionalWrites = conditional == 2
+	r.ConditionalWrites = !slices.ContainsFunc(r.Findings, func(f Finding) bool {
+		return !f.OK && (f.Name == conditionalPut || f.Name == conditionalUpload)
+	})
 	return r, nil
 }
 
@@ -96,14 +88,11 @@ func Probe(ctx context.Context, b, missing storage.Bucket) (r Report, err error)
 func (t *trial) clean(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 	defer cancel()
-	var keys []storage.Key
-	for o, err := range t.b.List(ctx, t.prefix, "") {
-		if err != nil {
-			return err
-		}
-		keys = append(keys, o.Key)
+	written, err := keys(ctx, t.b, t.prefix, "")
+	if err != nil {
+		return err
 	}
-	for _, k := range keys {
+	for _, k := range written {
 		if err := t.b.Delete(ctx, k); err != nil {
 			return err
 		}

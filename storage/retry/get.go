@@ -12,7 +12,7 @@ import (
 // broke off.
 func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (io.ReadCloser, error) {
 	r := &reader{c: b.begin(ctx, "get", key), rest: span}
-	if err := r.open(); err != nil {
+	if err := r.c.loop(r.open); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -26,20 +26,8 @@ type reader struct {
 	err    error              // sticks
 }
 
-// open tries until there is a body.
+// open is one try to get a body.
 func (r *reader) open() error {
-	for {
-		err := r.openOnce()
-		if err == nil {
-			return nil
-		}
-		if err = r.c.wait(err); err != nil {
-			return err
-		}
-	}
-}
-
-func (r *reader) openOnce() error {
 	c := r.c
 	if err := c.ctx.Err(); err != nil {
 		return &storage.Error{Op: c.op, Key: c.key, Err: err}
@@ -63,7 +51,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	r.c.last = time.Now() // the time between two reads is not the store's
 	for r.err == nil {
 		if r.body == nil {
-			if r.err = r.open(); r.err != nil {
+			if r.err = r.c.loop(r.open); r.err != nil {
 				break
 			}
 		}

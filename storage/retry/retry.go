@@ -7,6 +7,7 @@
 package retry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,17 +21,20 @@ import (
 
 // Options bound the tries. Zero values are the defaults.
 type Options struct {
-	// Stall ends one try in which no byte moved for so long; default 20 s.
-	Stall time.Duration
 	// GiveUp ends a call that got no further for so long, all tries and waits
-	// together; default 60 s. A last try whose bytes move may add one Stall. The
+	// together; default 60 s. A last try whose bytes move may add 20 s. The
 	// context of the call bounds it absolutely.
 	GiveUp time.Duration
-	// Base and Max bound the wait before a try: a random time up to
-	// min(Max, Base x 2^tries); defaults 100 ms and 5 s.
-	Base, Max time.Duration
-	Log       *slog.Logger // may be nil
+	// Base bounds the wait before a try: a random time up to Base x 2^tries, at most
+	// 5 s; default 100 ms.
+	Base time.Duration
+	Log  *slog.Logger // may be nil
 }
+
+const (
+	stall   = 20 * time.Second // ends one try in which no byte moved for so long
+	maxWait = 5 * time.Second
+)
 
 // Bucket retries another bucket.
 type Bucket struct {
@@ -40,14 +44,8 @@ type Bucket struct {
 
 // New wraps b.
 func New(b storage.Bucket, o Options) *Bucket {
-	for _, d := range []struct {
-		field     *time.Duration
-		otherwise time.Duration
-	}{{&o.Stall, 20 * time.Second}, {&o.GiveUp, 60 * time.Second}, {&o.Base, 100 * time.Millisecond}, {&o.Max, 5 * time.Second}} {
-		if *d.field <= 0 {
-			*d.field = d.otherwise
-		}
-	}
+	o.GiveUp = cmp.Or(o.GiveUp, 60*time.Second)
+	o.Base = cmp.Or(o.Base, 100*time.Millisecond)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -104,31 +102,25 @@ func (u *upload) Abort(ctx context.Context) error {
 func (b *Bucket) List(ctx context.Context, prefix, after storage.Key) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		c := b.begin(ctx, "list", prefix)
-		for {
-			stopped := false
-			err := c.try(func(ctx context.Context) error {
+		err := c.loop(func() error {
+			return c.try(func(ctx context.Context) error {
 				for o, err := range b.b.List(ctx, prefix, after) {
 					if err != nil {
 						return err
 					}
 					after = o.Key
 					c.watch.pause() // what the consumer does is not the store's time
-					stopped = !yield(o, nil)
-					c.last = time.Now()
-					c.watch.resume()
-					if stopped {
+					if !yield(o, nil) {
 						return nil
 					}
+					c.last = time.Now()
+					c.watch.resume()
 				}
 				return nil
 			})
-			if err == nil || stopped {
-				return
-			}
-			if err = c.wait(err); err != nil {
-				yield(storage.Object{}, err)
-				return
-			}
+		})
+		if err != nil {
+			yield(storage.Object{}, err)
 		}
 	}
 }
@@ -136,15 +128,7 @@ func (b *Bucket) List(ctx context.Context, prefix, after storage.Key) iter.Seq2[
 // call runs f until it succeeds, fails for good, or the call has to give up.
 func (b *Bucket) call(ctx context.Context, op string, key storage.Key, f func(context.Context) error) error {
 	c := b.begin(ctx, op, key)
-	for {
-		err := c.try(f)
-		if err == nil {
-			return nil
-		}
-		if err = c.wait(err); err != nil {
-			return err
-		}
-	}
+	return c.loop(func() error { return c.try(f) })
 }
 
 // call is one call in its tries.
@@ -163,6 +147,19 @@ func (b *Bucket) begin(ctx context.Context, op string, key storage.Key) *call {
 	return &call{Bucket: b, ctx: ctx, op: op, key: key, last: time.Now()}
 }
 
+// loop tries until once succeeds or there is no other try.
+func (c *call) loop(once func() error) error {
+	for {
+		err := once()
+		if err == nil {
+			return nil
+		}
+		if err = c.wait(err); err != nil {
+			return err
+		}
+	}
+}
+
 var errStalled = errors.New("the store did not move a byte")
 
 // try runs f once, under a deadline that every byte puts off.
@@ -173,30 +170,27 @@ func (c *call) try(f func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	c.arm(cancel)
-	defer c.watch.stop()
+	defer c.watch.pause()
 	outer := storage.Progress(c.ctx) // who bounds several calls together
 	return c.settle(f(storage.WithProgress(ctx, func(n int) {
-		c.moved(n)
+		c.watch.moved(n)
 		outer(n)
 	})))
 }
 
 func (c *call) arm(cancel context.CancelFunc) {
 	c.tries++
-	c.watch = newWatch(min(c.opts.Stall, c.left()), cancel)
+	c.watch = newWatch(min(stall, c.left()), cancel)
 }
 
 // settle tells a stall, which is worth another try, from the caller's own end.
 func (c *call) settle(err error) error {
 	c.further()
-	if err == nil || c.ctx.Err() != nil || !c.watch.fired() {
+	if err == nil || c.ctx.Err() != nil || !c.watch.over.Load() {
 		return err
 	}
 	return &storage.Error{Op: c.op, Key: c.key, Retry: true, Err: fmt.Errorf("%w for %s", errStalled, c.watch.limit)}
 }
-
-// moved is called by the driver for bytes under way, from any goroutine.
-func (c *call) moved(n int) { c.watch.moved(n) }
 
 // further notes whether this try got further than all before it: only that keeps a
 // call alive, else a body cut at the same place would be sent for ever.
@@ -213,7 +207,7 @@ func (c *call) wait(err error) error {
 	if c.ctx.Err() != nil || !storage.IsRetryable(err) {
 		return c.final(err)
 	}
-	delay := rand.N(min(c.opts.Max, c.opts.Base<<min(c.tries-1, 20)) + 1)
+	delay := rand.N(min(maxWait, c.opts.Base<<min(c.tries-1, 20)) + 1)
 	delay = max(delay, storage.RetryAfter(err))
 	if delay >= c.left() {
 		return c.final(err)

@@ -35,7 +35,7 @@ func TestConformanceUnderFaults(t *testing.T) {
 			}
 			return f
 		}
-		return retry.New(faulty.New(mem.New(), plan), retry.Options{Base: time.Microsecond, Max: time.Microsecond})
+		return retry.New(faulty.New(mem.New(), plan), retry.Options{Base: time.Microsecond})
 	})
 }
 

@@ -3,32 +3,28 @@ package retry
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // watch cancels a try in which nothing moves.
 type watch struct {
-	limit  time.Duration
-	cancel context.CancelFunc
+	limit time.Duration
+	over  atomic.Bool
 
 	mu    sync.Mutex
 	timer *time.Timer
 	bytes int64
 	at    time.Time // of the last byte, or the start
-	over  bool
 }
 
 func newWatch(limit time.Duration, cancel context.CancelFunc) *watch {
-	w := &watch{limit: max(limit, time.Millisecond), cancel: cancel, at: time.Now()}
-	w.timer = time.AfterFunc(w.limit, w.expire)
+	w := &watch{limit: max(limit, time.Millisecond), at: time.Now()}
+	w.timer = time.AfterFunc(w.limit, func() {
+		w.over.Store(true)
+		cancel()
+	})
 	return w
-}
-
-func (w *watch) expire() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.over = true
-	w.cancel()
 }
 
 // moved notes n bytes under way.
@@ -46,21 +42,7 @@ func (w *watch) moved(n int) {
 func (w *watch) pause() { w.timer.Stop() }
 
 // resume starts it from zero.
-func (w *watch) resume() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.over {
-		w.timer.Reset(w.limit)
-	}
-}
-
-func (w *watch) stop() { w.timer.Stop() }
-
-func (w *watch) fired() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.over
-}
+func (w *watch) resume() { w.timer.Reset(w.limit) }
 
 func (w *watch) progress() (int64, time.Time) {
 	w.mu.Lock()

@@ -3,7 +3,6 @@ package s3
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,10 +17,12 @@ import (
 var passing = []string{
 	"ConditionalRequestConflict", "OperationAborted", // another write of this key is under way (409)
 	"RequestTimeout", "RequestTimeTooSkewed", // stalled; the next try signs anew
-	"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", // the next try fetches new credentials
 	"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", // the body was damaged on its way
 	"SlowDown", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable",
 }
+
+// Codes of credentials that were good: the next try fetches new ones.
+var expired = []string{"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 // Codes of a refusal, whatever the HTTP status: versitygw says 404 to an unknown key.
 var refusals = []string{"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound"}
@@ -57,17 +58,17 @@ func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answ
 		if r.Code == "RequestTimeTooSkewed" {
 			e.Advice = "set this machine's clock: it differs from the store's"
 		}
-		b.renew(r.Code)
+	case slices.Contains(expired, r.Code):
+		e.Retry = true
+		b.creds.Expire()
 	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized, slices.Contains(refusals, r.Code):
 		e.Err = fmt.Errorf("%w: %w", storage.ErrDenied, said)
 		e.Advice = "check the credentials, and that they may read, write, list and delete in the bucket " + b.bucket
 	case r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		e.Err = storage.ErrSpan
-	case r.StatusCode == http.StatusConflict && r.Code == "Conflict":
-		e.Retry = true // no code in the answer: take it for the conflict of two writers
-	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests:
-		e.Retry = true
-	case r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented:
+	case r.StatusCode == http.StatusConflict && r.Code == "Conflict", // no code in the answer: take it for the conflict of two writers
+		r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests,
+		r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented:
 		e.Retry = true
 	case r.StatusCode >= 300 && r.StatusCode < 400, r.Code == "AuthorizationHeaderMalformed":
 		e.Advice = "check the endpoint and the region"
@@ -78,27 +79,15 @@ func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answ
 	return e
 }
 
-// renew has credentials fetched again that the store calls expired.
-func (b *Bucket) renew(code string) {
-	if code == "ExpiredToken" || code == "ExpiredTokenException" || code == "TokenRefreshRequired" {
-		b.creds.Expire()
-	}
-}
-
 // unanswered is for errors before an answer: network, TLS, invalid arguments.
 func (b *Bucket) unanswered(e *storage.Error) {
 	err := e.Err
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		verify   *tls.CertificateVerificationError
-		plain    tls.RecordHeaderError
-	)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
 	switch {
-	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
+	case untrusted:
 		e.Advice = "check the endpoint's host name, and name the certificate authority of the store in ca_file"
-	case errors.As(err, &plain):
+	case plain:
 		e.Advice = "the server does not speak TLS: check scheme and port of the endpoint"
 	case errors.As(err, new(minio.ErrorResponse)): // refused by minio-go itself
 		e.Advice = "check endpoint and bucket name"

@@ -20,13 +20,13 @@ import (
 // sums are the digests that the store verifies: MD5, which stores check most
 // widely, and over plain http the SHA-256 of the signature too. Over https
 // minio-go leaves the payload out of the signature.
-func (b *Bucket) sums(body []byte) (md5Base64, sha256Hex string) {
-	sum := md5.Sum(body)
+func (b *Bucket) sums(body []byte) (sum [md5.Size]byte, md5Base64, sha256Hex string) {
+	sum = md5.Sum(body)
 	if !b.secure {
 		signed := sha256.Sum256(body)
 		sha256Hex = hex.EncodeToString(signed[:])
 	}
-	return base64.StdEncoding.EncodeToString(sum[:]), sha256Hex
+	return sum, base64.StdEncoding.EncodeToString(sum[:]), sha256Hex
 }
 
 // putOptions never use chunked signatures: some stores keep the chunk headers as
@@ -44,7 +44,7 @@ func (b *Bucket) Put(ctx context.Context, key storage.Key, body []byte, opts sto
 		return b.report(ctx, "put", key, nil, err)
 	}
 	actx, a := withAnswer(ctx)
-	md5Base64, sha256Hex := b.sums(body)
+	_, md5Base64, sha256Hex := b.sums(body)
 	_, err := b.core.PutObject(actx, b.bucket, b.name(key), bytes.NewReader(body), int64(len(body)), md5Base64, sha256Hex, putOptions(opts))
 	return b.report(ctx, "put", key, a, err)
 }
@@ -58,14 +58,16 @@ func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (i
 	}
 	if span.Length == 0 { // not a range that HTTP can say
 		o, err := b.Head(ctx, key)
-		if err == nil {
-			_, _, err = span.Within(o.Size)
+		if err != nil {
+			return nil, err
 		}
-		return b.empty(ctx, key, err)
+		if _, _, err = span.Within(o.Size); err != nil {
+			return nil, b.report(ctx, "get", key, nil, err)
+		}
+		return http.NoBody, nil
 	}
 	opts := minio.GetObjectOptions{}
-	ranged := span != storage.Whole
-	if ranged {
+	if span != storage.Whole {
 		opts.Set("Range", rangeHeader(span))
 	}
 	actx, a := withAnswer(ctx)
@@ -77,22 +79,12 @@ func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (i
 		}
 		return nil, err
 	}
-	length, err := bodyLength(span, info.Size, header, ranged)
+	length, err := bodyLength(span, info.Size, header)
 	if err != nil {
 		body.Close()
 		return nil, b.report(ctx, "get", key, nil, err)
 	}
 	return storage.ExactReader(&reader{b, ctx, key, body}, length), nil
-}
-
-func (b *Bucket) empty(ctx context.Context, key storage.Key, err error) (io.ReadCloser, error) {
-	if err != nil {
-		if _, ok := errors.AsType[*storage.Error](err); !ok {
-			err = &storage.Error{Op: "get", Key: key, Err: err}
-		}
-		return nil, err
-	}
-	return io.NopCloser(bytes.NewReader(nil)), nil
 }
 
 func rangeHeader(s storage.Span) string {
@@ -104,11 +96,11 @@ func rangeHeader(s storage.Span) string {
 
 // bodyLength is what the body must have, judged by the headers: a store may
 // ignore the range, or cut it at the end of the object.
-func bodyLength(span storage.Span, length int64, header http.Header, ranged bool) (int64, error) {
+func bodyLength(span storage.Span, length int64, header http.Header) (int64, error) {
 	if length < 0 {
 		return 0, &storage.Error{Op: "get", Err: errors.New("the answer does not say its length"), Retry: true}
 	}
-	if !ranged {
+	if span == storage.Whole {
 		return length, nil
 	}
 	var first, last, size int64

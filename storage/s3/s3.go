@@ -3,6 +3,7 @@
 package s3
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -47,10 +48,13 @@ type Options struct {
 	AccessKey, SecretKey, SessionToken string
 	CredentialsFile, Profile           string // shared file; empty is what AWS_* or ~/.aws say
 
-	MaxConns       int           // connections kept and open at most; 0 is 32
-	ConnectTimeout time.Duration // 0 is 10 s
-	AnswerTimeout  time.Duration // from the end of a request to its answer; 0 is 60 s
+	AnswerTimeout time.Duration // from the end of a request to its answer; 0 is 60 s
 }
+
+const (
+	maxConns       = 32 // connections kept and open at most
+	connectTimeout = 10 * time.Second
+)
 
 // Bucket is a bucket of an S3 store.
 type Bucket struct {
@@ -143,37 +147,19 @@ func newTransport(o Options) (http.RoundTripper, error) {
 			return nil, fmt.Errorf("s3: %s holds no PEM certificate", o.CAFile)
 		}
 	}
-	conns := o.MaxConns
-	if conns == 0 {
-		conns = 32
-	}
 	return &transport{&http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: orElse(o.ConnectTimeout, 10*time.Second), KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:           (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext,
 		TLSClientConfig:       tlsConfig,
-		TLSHandshakeTimeout:   orElse(o.ConnectTimeout, 10*time.Second),
-		ResponseHeaderTimeout: orElse(o.AnswerTimeout, 60*time.Second),
-		MaxIdleConns:          conns,
-		MaxIdleConnsPerHost:   conns,
-		MaxConnsPerHost:       conns,
+		TLSHandshakeTimeout:   connectTimeout,
+		ResponseHeaderTimeout: cmp.Or(o.AnswerTimeout, 60*time.Second),
+		MaxIdleConns:          maxConns,
+		MaxIdleConnsPerHost:   maxConns,
+		MaxConnsPerHost:       maxConns,
 		IdleConnTimeout:       60 * time.Second,
 		DisableCompression:    true, // a store that zips would hide the length of the body
 	}}, nil
 }
 
-func orElse(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
-}
-
 // name is the object's name in the store.
 func (b *Bucket) name(key storage.Key) string { return b.prefix + string(key) }
-
-// Sibling is another bucket of the same store, reached in the same way.
-func (b *Bucket) Sibling(bucket string) *Bucket {
-	s := *b
-	s.bucket = bucket
-	return &s
-}

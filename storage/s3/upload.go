@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/minio/minio-go/v7"
@@ -53,7 +52,7 @@ func (b *Bucket) Begin(ctx context.Context, key storage.Key, opts storage.PutOpt
 
 func (u *upload) Part(ctx context.Context, number int, body []byte) error {
 	actx, a := withAnswer(ctx)
-	md5Base64, sha256Hex := u.b.sums(body)
+	sum, md5Base64, sha256Hex := u.b.sums(body)
 	got, err := u.b.core.PutObjectPart(actx, u.b.bucket, u.b.name(u.key), u.id, number, bytes.NewReader(body), int64(len(body)),
 		minio.PutObjectPartOptions{Md5Base64: md5Base64, Sha256Hex: sha256Hex, DisableContentSha256: true})
 	if err == nil && got.ETag == "" {
@@ -64,7 +63,7 @@ func (u *upload) Part(ctx context.Context, number int, body []byte) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.parts[number] = part{got.ETag, md5.Sum(body), int64(len(body))}
+	u.parts[number] = part{got.ETag, sum, int64(len(body))}
 	return nil
 }
 
@@ -96,14 +95,12 @@ func (u *upload) Complete(ctx context.Context) error {
 
 func (u *upload) list() ([]minio.CompletePart, error) {
 	list := make([]minio.CompletePart, 0, len(u.parts))
-	for n, p := range u.parts {
-		list = append(list, minio.CompletePart{PartNumber: n, ETag: p.etag})
-	}
-	slices.SortFunc(list, func(a, b minio.CompletePart) int { return a.PartNumber - b.PartNumber })
-	for i, p := range list {
-		if p.PartNumber != i+1 {
-			return nil, fmt.Errorf("part %d of %d is missing", i+1, len(list))
+	for n := 1; n <= len(u.parts); n++ {
+		p, ok := u.parts[n]
+		if !ok {
+			return nil, fmt.Errorf("part %d of %d is missing", n, len(u.parts))
 		}
+		list = append(list, minio.CompletePart{PartNumber: n, ETag: p.etag})
 	}
 	return list, nil
 }

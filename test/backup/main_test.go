@@ -120,6 +120,15 @@ func newWorld(t *testing.T, o lab.PGOptions, local bool) *world {
 	}
 	o.Conf, o.Env = conf, append(o.Env, w.env...)
 	w.pg = lab.StartPostgres(t, o)
+	if local { // the server's user makes the directories: we are root, and would lock it out
+		w.pg.Exec("select pg_switch_wal()")
+		lab.Poll(t, time.Minute, "the first segment in the store", func() error {
+			if w.pg.Psql("-c", "select archived_count > 0 from pg_stat_archiver") != "t" {
+				return fmt.Errorf("nothing archived")
+			}
+			return nil
+		})
+	}
 	return w
 }
 

@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,24 +21,22 @@ import (
 type act struct {
 	journals string
 	work     *ledger.Workload
+	seed     uint64
 	before   time.Time // just before the disaster, by the server's clock
 	entries  int64     // rows then
 	restored string    // the new data directory
 }
 
-// configuration is what a member's pgha-backup needs to know.
-const configuration = `cluster: lab
-patroni:
+// configuration is what a member's pgha-backup needs to know: Patroni's own file says the rest.
+const configuration = `patroni:
   config: %s
+cluster:
+  state_dir: %s/state
 repositories:
   - name: main
-    s3:
-      endpoint: %s
-      region: %s
-      bucket: %s
-      access_key: %s
-      secret_key: %s
-      path_style: true
+    type: s3
+    s3: {endpoint: %q, bucket: %s, region: %s, access_key: %s, secret_key: %s, path_style: path, tls: "off"}
+log: {level: warn}
 `
 
 // prepare brings the cluster up, archiving through pgha-backup when the product is in the story.
@@ -45,66 +44,53 @@ func (s *story) prepare(product bool) {
 	s.chapter("A cluster: three etcd, three Patroni with PostgreSQL, HAProxy, and an S3 store")
 	s.run = lab.RunOf(s)
 	s.store = lab.StartS3(s, lab.S3Options{})
-	o := lab.ClusterOptions{HAProxy: true, Parameters: map[string]string{"archive_timeout": "10s"}}
+	o := lab.ClusterOptions{HAProxy: true}
 	if product {
-		s.program = s.run.Build("pgha-backup")
-		o.ArchiveCommand = s.program + " --config {home}/pgha-backup.yaml archive-push %p"
-		o.RestoreCommand = s.program + " --config {home}/pgha-backup.yaml archive-get %f %p"
+		program := s.run.Build("pgha-backup")
+		o.ArchiveCommand = program + " --config {home}/pgha-backup.yaml archive-push %p"
+		o.RestoreCommand = program + " --config {home}/pgha-backup.yaml archive-get %f %p"
 		o.Prepare = func(m *lab.Member) {
-			text := fmt.Sprintf(configuration, m.ConfigFile, s.store.Endpoint, s.store.Region, s.store.Bucket, s.store.AccessKey, s.store.SecretKey)
+			text := fmt.Sprintf(configuration, m.ConfigFile, m.Home, s.store.Endpoint, s.store.Bucket, s.store.Region, s.store.AccessKey, s.store.SecretKey)
 			s.run.WriteFile(m.User, 0o600, text, filepath.Base(m.Home), "pgha-backup.yaml")
+			s.run.Mkdir(m.User, 0o700, filepath.Base(m.Home), "state")
 		}
 	}
 	begun := time.Now()
 	s.cluster = lab.StartCluster(s, o)
-	s.say("up and healthy after %s, store at %s", s.since(begun), s.store.Endpoint)
 	leader := s.cluster.Leader()
 	for _, m := range s.cluster.Members {
 		role := "replica"
 		if m == leader {
 			role = "leader"
 		}
-		s.say("%s  %-7s  %s:%d  as user %s", m.Name, role, m.Host, m.Port, m.User)
+		s.say("%s  %-7s  %s:%d", m.Name, role, m.Host, m.Port)
 	}
+	s.say("all healthy after %s; the store is at %s", s.since(begun), s.store.Endpoint)
 	if product {
-		s.pgha(leader, "check")
+		s.say("archive_command is 'pgha-backup archive-push %%p'")
 	}
-}
-
-// pgha runs the product on a member, as its user, and quotes what it prints.
-func (s *story) pgha(m *lab.Member, args ...string) string {
-	argv := append([]string{s.program, "--config", m.Home + "/pgha-backup.yaml"}, args...)
-	begun := time.Now()
-	output := s.run.Must(m.User, argv...)
-	s.quote("pgha-backup "+strings.Join(args, " "), output)
-	s.say("(%s)", s.since(begun))
-	return output
 }
 
 // work lets clients move money through HAProxy.
-func (s *story) work() {
-	s.chapter("Work: clients move money between accounts through HAProxy, and journal every answer")
-	seed := rand.Uint64()
+func (s *story) work(product bool) {
+	s.chapter("Work: four clients move money between accounts, through HAProxy, and keep a journal of every answer")
 	var err error
 	s.journals, err = os.MkdirTemp(s.run.Dir, "journals-")
 	s.must(err)
-	s.startWork(seed)
+	s.seed = rand.Uint64()
+	s.act.work, err = ledger.Start(context.Background(), s.cluster.PrimaryDSN(), ledger.Options{Dir: s.journals, Seed: s.seed, Pause: 2 * time.Millisecond})
+	s.must(err)
 	s.acked(500)
-	if s.program == "" {
+	if !product {
 		stats, err := s.act.work.Stop()
 		s.must(err)
-		s.say("%d transactions acknowledged in %s (seed %d)", stats.Acked, stats.Elapsed.Round(time.Millisecond), seed)
+		s.say("%d transactions acknowledged in %s (seed %d)", stats.Acked, stats.Elapsed.Round(time.Millisecond), s.seed)
 		return
 	}
-	s.say("%d transactions acknowledged so far (seed %d)", s.act.work.Acked(), seed)
+	s.archive()
 	objects, bytes := s.stored("/wal/")
-	s.say("WAL in the store: %d objects, %s", objects, size(bytes))
-}
-
-func (s *story) startWork(seed uint64) {
-	var err error
-	s.act.work, err = ledger.Start(context.Background(), s.cluster.PrimaryDSN(), ledger.Options{Dir: s.journals, Seed: seed})
-	s.must(err)
+	s.say("%d transactions so far (seed %d); WAL in the store: %d objects, %s", s.act.work.Acked(), s.seed, objects, size(bytes))
+	s.on(s.cluster.Leader()).must("pgha-backup", "check")
 }
 
 func (s *story) acked(n int64) {
@@ -113,78 +99,121 @@ func (s *story) acked(n int64) {
 	s.must(s.act.work.WaitAcked(ctx, n))
 }
 
+// archive switches WAL and waits until the segment is in the store.
+func (s *story) archive() (segment string, took time.Duration) {
+	lab.QueryRow(s, s.cluster.PrimaryDSN(), "select pg_walfile_name(pg_switch_wal())", &segment)
+	begun := time.Now()
+	lab.Poll(s, time.Minute, segment+" in the archive", func() error {
+		if objects, _ := s.stored("/" + segment); objects == 0 {
+			return fmt.Errorf("it is not there yet")
+		}
+		return nil
+	})
+	return segment, time.Since(begun)
+}
+
 // backup takes a full backup of the leader under load.
 func (s *story) backup() {
-	s.chapter("A full backup of the leader, found through etcd, while the clients work")
-	leader := s.cluster.Leader()
-	s.pgha(leader, "backup")
-	s.pgha(leader, "list")
+	s.chapter("A full backup, while the clients work")
+	s.say("On a replica it only says, by etcd's word, where to run it:")
+	s.on(s.cluster.Replicas()[0]).ends(4, "pgha-backup", "backup")
+	s.say("On the leader:")
+	before := s.act.work.Acked()
+	s.on(s.cluster.Leader()).must("pgha-backup", "backup")
 	objects, bytes := s.stored("/backup/")
-	s.say("backup in the store: %d objects, %s", objects, size(bytes))
+	s.say("In the store: %d objects, %s. The clients did %d transactions meanwhile.", objects, size(bytes), s.act.work.Acked()-before)
 	s.acked(500)
 }
 
 // disaster drops a table and lets the WAL that holds the drop reach the store.
 func (s *story) disaster() {
 	s.chapter("A disaster: somebody drops the table")
-	dsn := s.cluster.PrimaryDSN()
-	lab.QueryRow(s, dsn, "select count(*), clock_timestamp() from ledger.entries", &s.entries, &s.before)
-	lab.Exec(s, dsn, "drop table ledger.entries")
+	leader := s.cluster.Leader()
+	s.moment()
+	s.say("At %s the table has %d rows, and then", stamp(s.before), s.entries)
+	s.on(leader).must("psql", "-h", s.proxy(), "-p", "5000", "-c", "drop table ledger.entries")
 	stats, err := s.act.work.Stop()
 	s.must(err)
-	s.say("drop table ledger.entries: at least %d rows are gone; %d transactions had been acknowledged", s.entries, stats.Acked)
-	var segment string
-	lab.QueryRow(s, dsn, "select pg_walfile_name(pg_switch_wal())", &segment)
-	begun := time.Now()
-	lab.Poll(s, time.Minute, segment+" in the archive", func() error {
-		if objects, _ := s.stored(segment); objects == 0 {
-			return fmt.Errorf("it is not there yet")
-		}
-		return nil
-	})
-	s.say("the WAL of it, %s, was in the store %s later", segment, s.since(begun))
+	s.say("%d transactions had been acknowledged to the clients.", stats.Acked)
+	segment, took := s.archive()
+	s.say("The WAL of it, %s, was in the store %s after it was complete.", segment, took.Round(time.Millisecond))
+}
+
+// moment notes the time and the number of rows while nobody can write.
+func (s *story) moment() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.cluster.PrimaryDSN())
+	s.must(err)
+	defer func() { _ = conn.Close(ctx) }()
+	_, err = conn.Exec(ctx, "begin; lock table ledger.entries in exclusive mode")
+	s.must(err)
+	s.must(conn.QueryRow(ctx, "select count(*) from ledger.entries").Scan(&s.entries))
+	s.must(conn.QueryRow(ctx, "select clock_timestamp()").Scan(&s.before))
+	_, err = conn.Exec(ctx, "commit")
+	s.must(err)
+}
+
+// proxy is HAProxy's address.
+func (s *story) proxy() string {
+	u, err := url.Parse(s.cluster.PrimaryDSN())
+	s.must(err)
+	host, _, err := net.SplitHostPort(u.Host)
+	s.must(err)
+	return host
 }
 
 // restore comes back to just before, in a new directory.
 func (s *story) restore() {
-	s.chapter("The way back: a restore to " + s.before.UTC().Format(time.RFC3339Nano) + ", into a new directory")
+	s.chapter("The way back: to just before, in a new directory beside the living cluster")
 	leader := s.cluster.Leader()
 	s.restored = filepath.Join(s.run.Mkdir(leader.User, 0o700, "restored"), "data")
-	args := []string{"restore", "--pgdata", s.restored, "--target-time", s.before.UTC().Format(time.RFC3339Nano)}
-	s.pgha(leader, append(args, "--plan")...)
-	s.pgha(leader, append(args, "--yes")...)
+	sh, args := s.on(leader), []string{"pgha-backup", "restore", "--target-time", stamp(s.before), "--pgdata", s.restored}
+	sh.must(append(args, "--plan")...)
+	if _, err := os.Stat(s.restored); err == nil {
+		s.Fatalf("--plan has made %s", s.restored)
+	}
+	s.say("That was the plan. Now do it, start the copy on a private socket, and prove where recovery stopped:")
+	sh.must(append(args, "--start")...)
 }
 
-// proof starts what came back and holds it against the clients' journals.
+// proof holds the copy against the clients' journals, and takes the table home.
 func (s *story) proof() {
-	s.chapter("The proof: start it, count, and ask every client's journal")
+	s.chapter("The proof: count, and ask every client's journal")
 	leader := s.cluster.Leader()
-	lab.JudgeFiles(s, s.cluster.Major, leader.User, s.restored)
-	begun := time.Now()
-	pg := lab.StartPostgres(s, lab.PGOptions{DataDir: s.restored, User: leader.User})
-	lab.Poll(s, time.Minute, "the end of recovery", func() error {
-		var recovering bool
-		pg.QueryRow("select pg_is_in_recovery()", &recovering)
-		if recovering {
-			return fmt.Errorf("still recovering")
-		}
-		return nil
-	})
-	var rows int64
-	pg.QueryRow("select count(*) from ledger.entries", &rows)
-	s.say("started after %s; %d rows are back", s.since(begun), rows)
-
+	sh := s.on(leader)
+	sh.must("psql", "-h", s.restored, "-c", "select count(*), sum(amount) from ledger.entries")
 	ctx := context.Background()
-	conn, err := pg.Connect(ctx)
+	conn, err := pgx.Connect(ctx, "host="+s.restored+" port=5432 user=postgres dbname=postgres")
 	s.must(err)
 	defer func() { _ = conn.Close(ctx) }()
+	var rows int64
+	s.must(conn.QueryRow(ctx, "select count(*) from ledger.entries").Scan(&rows))
+	if rows != s.entries {
+		s.Fatalf("the copy has %d rows, it must have %d", rows, s.entries)
+	}
+	s.say("All %d rows are back, not one more and not one less.", rows)
 	journal, err := ledger.ReadJournal(s.journals)
 	s.must(err)
 	report, err := ledger.Verify(ctx, conn, journal, s.cut(ctx, conn))
 	s.must(err)
-	s.say("%d transactions acknowledged before the stop are all there, %d later ones are not, the balances add up", report.Expected, report.Excluded)
-	pg.Judge()
-	s.say("pg_verifybackup, pg_amcheck and pg_checksums agree")
+	s.say("Journals: %d acknowledged transactions had to be there and are, %d later ones are not, the balances add up.", report.Expected, report.Excluded)
+	s.must(conn.Close(ctx))
+	sh.quiet(fmt.Sprintf("pg_dump -h %s -t ledger.entries | psql -q -h %s -p 5000", s.restored, s.proxy()))
+	lab.QueryRow(s, s.cluster.PrimaryDSN(), "select count(*) from ledger.entries", &rows)
+	if rows != s.entries {
+		s.Fatalf("the cluster has %d rows, it must have %d", rows, s.entries)
+	}
+	s.say("And the living cluster has its table again: %d rows.", rows)
+	sh.must("pg_ctl", "stop", "-D", s.restored)
+}
+
+// close looks at the whole once more.
+func (s *story) close() {
+	s.chapter("How things stand")
+	sh := s.on(s.cluster.Leader())
+	sh.must("pgha-backup", "list")
+	sh.must("pgha-backup", "status")
 }
 
 // cut is where recovery really stopped: the fork of the restored server's new timeline.
@@ -208,3 +237,6 @@ func (s *story) cut(ctx context.Context, conn *pgx.Conn) ledger.Cut {
 
 // segmentOf is the start of the segment that holds the stop: only commits near it need their exact place.
 func segmentOf(stop postgres.LSN) postgres.LSN { return stop &^ (16<<20 - 1) }
+
+// stamp is a time as a person gives it to restore.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }

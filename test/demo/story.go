@@ -24,7 +24,6 @@ type stage struct {
 	run     *lab.Run
 	store   *lab.S3
 	cluster *lab.Cluster
-	program string
 	act
 }
 
@@ -84,15 +83,9 @@ func (s *story) chapter(title string) {
 }
 
 // say prints a line of the story.
-func (s *story) say(format string, args ...any) { fmt.Printf("   "+format+"\n", args...) }
+func (s *story) say(format string, args ...any) { s.printf("   "+format+"\n", args...) }
 
-// quote prints what a program printed.
-func (s *story) quote(command, output string) {
-	fmt.Printf("   $ %s\n", command)
-	for line := range strings.Lines(strings.TrimSpace(output)) {
-		fmt.Printf("     %s\n", strings.TrimRight(line, "\n"))
-	}
-}
+func (s *story) printf(format string, args ...any) { fmt.Printf(format, args...) }
 
 func (s *story) since(t time.Time) string {
 	return time.Since(t).Round(100 * time.Millisecond).String()

@@ -2,8 +2,9 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -65,6 +66,32 @@ func (m *marker) insert(name string) uint32 {
 	return xid
 }
 
+// twice commits two rows in one round trip, as close together as the server can.
+func (m *marker) twice(one, two string) (first, second uint32) {
+	m.Helper()
+	insert := func(name string) string {
+		return "begin; insert into marks (name) values ('" + name + "') returning pg_current_xact_id()::text; commit; "
+	}
+	results, err := m.conn.PgConn().Exec(m.Context(), insert(one)+insert(two)).ReadAll()
+	if err != nil {
+		m.Fatal(err)
+	}
+	var xids []uint32
+	for _, r := range results {
+		for _, row := range r.Rows {
+			xid, err := strconv.ParseUint(string(row[0]), 10, 32)
+			if err != nil {
+				m.Fatal(err)
+			}
+			xids = append(xids, uint32(xid))
+		}
+	}
+	if len(xids) != 2 {
+		m.Fatalf("two rows gave transactions %v", xids)
+	}
+	return xids[0], xids[1]
+}
+
 func (m *marker) describe(name string, xid uint32) mark {
 	m.Helper()
 	k := mark{name: name, xid: xid}
@@ -85,14 +112,11 @@ func (m *marker) archived() {
 	var segment string
 	m.query("select pg_walfile_name(pg_switch_wal())", &segment)
 	lab.Poll(m, 30*time.Second, "segment "+segment+" in the store", func() error {
-		for key := range m.s3.Keys() {
-			if strings.HasSuffix(key, "/"+segment) {
-				return nil
-			}
-		}
-		return fmt.Errorf("not there")
+		return m.stored(segment)
 	})
 }
+
+var errNotYet = errors.New("not yet")
 
 // stamp is a time as a user gives it.
 func stamp(t time.Time) string { return t.Format("2006-01-02T15:04:05.000000Z07:00") }

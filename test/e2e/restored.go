@@ -72,6 +72,24 @@ func (r *restored) marks() string {
 	return strings.Join(names, " ")
 }
 
+func (r *restored) exec(sql string) {
+	r.Helper()
+	conn := r.connect()
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(r.Context(), sql); err != nil {
+		r.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (r *restored) query(sql string, dest ...any) {
+	r.Helper()
+	conn := r.connect()
+	defer conn.Close(context.Background())
+	if err := conn.QueryRow(r.Context(), sql).Scan(dest...); err != nil {
+		r.Fatalf("%s: %v", sql, err)
+	}
+}
+
 // judge holds the copy against the ledger's journal, exactly, then stops it and
 // lets PostgreSQL's own tools look at it.
 func (r *restored) judge(journal string, commits map[ledger.CommitKey]ledger.Commit) ledger.Report {

@@ -147,8 +147,8 @@ func TestBranches(t *testing.T) {
 		}
 		return nil
 	})
-	if got := w.fork(child); got != p.Stop.LSN.String() {
-		t.Errorf("timeline 2 begins at %s, the plan said %s", got, p.Stop.LSN)
+	if at, tli := w.fork(child); at != p.Stop.LSN || tli != p.Stop.Timeline {
+		t.Errorf("timeline 2 begins at %s of %d, the plan said %s of %d", at, tli, p.Stop.LSN, p.Stop.Timeline)
 	}
 	two, tTwo := commit(t, child, "insert into t values (5)")
 	child.Exec("insert into t select g, repeat('y', 200) from generate_series(1, 10000) g")
@@ -160,6 +160,7 @@ func TestBranches(t *testing.T) {
 	w.judge("before the fork", kind{Kind: restore.Time, Time: tShared})
 	w.judge("before the fork, xid", kind{Kind: restore.XID, XID: shared})
 	w.judge("before it along the child", kind{Kind: restore.XID, XID: shared, Timeline: 2})
+	w.judge("promoted before the fork", kind{Kind: restore.XID, XID: shared, Timeline: 2, Action: restore.Promote})
 	w.judge("on the parent", kind{Kind: restore.Time, Time: tOne, Timeline: 1})
 	w.judge("on the parent, xid", kind{Kind: restore.XID, XID: one, Timeline: 1})
 	w.judge("on the child", kind{Kind: restore.Time, Time: tTwo})

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -214,9 +213,13 @@ func (w *world) judge(what string, target restore.Target) {
 		w.t.Errorf("%s: %v", what, err)
 		return
 	}
-	pg := w.copyOf(p, "pause", nil)
+	action := "pause"
+	if target.Action != "" {
+		action = string(target.Action)
+	}
+	pg := w.copyOf(p, action, nil)
 	if err := pg.TryStart(60 * time.Second); err != nil {
-		w.t.Errorf("%s: plan %v\n%v", what, strings.Join(p.Steps(), "\n"), err)
+		w.t.Errorf("%s: plan %+v\n%v", what, p, err)
 		return
 	}
 	defer pg.Stop("immediate")
@@ -230,8 +233,11 @@ func (w *world) judge(what string, target restore.Target) {
 		}
 		return nil
 	})
-	if target.Kind == restore.Latest {
-		lsn = w.fork(pg)
+	if target.Kind == restore.Latest || target.Action == restore.Promote {
+		at, tli := w.fork(pg)
+		if lsn = at.String(); tli != p.Stop.Timeline {
+			w.t.Errorf("%s: the promoted server left timeline %d, the plan says %d", what, tli, p.Stop.Timeline)
+		}
 	} else {
 		pg.QueryRow("select pg_last_wal_replay_lsn()::text", &lsn)
 	}
@@ -239,27 +245,38 @@ func (w *world) judge(what string, target restore.Target) {
 	if lsn != p.Stop.LSN.String() {
 		w.t.Errorf("%s: %s: recovery stopped at %s, the plan says %s, %s", what, target, lsn, p.Stop.LSN, p.Stop.What)
 	}
+	if e := p.Effective; e.Kind == restore.LSN && !e.Exclusive && last != nil {
+		// The server looks at the LSN before it notes the record's time.
+		pg.QueryRow("select greatest(pg_last_xact_replay_timestamp(), max(pg_xact_commit_timestamp(xmin))) from t", &last)
+	}
 	if !p.Stop.Time.IsZero() && (last == nil || !last.Equal(p.Stop.Time)) {
 		w.t.Errorf("%s: %s: last transaction replayed is of %v, the plan says %s", what, target, last, p.Stop.Time)
 	}
 	w.t.Logf("%-28s %s: stops %s at %s of timeline %d, %d segments, notes %q", what, target, p.Stop.What, p.Stop.LSN, p.Stop.Timeline, len(p.WAL), p.Notes)
 }
 
-// fork is where a promoted server left its timeline.
-func (w *world) fork(pg *lab.Postgres) string {
+// fork is where a promoted server left its timeline, and which one it left there.
+func (w *world) fork(pg *lab.Postgres) (postgres.LSN, postgres.TimelineID) {
 	w.t.Helper()
-	var name string
-	pg.QueryRow("select lpad(to_hex(timeline_id), 8, '0') from pg_control_checkpoint()", &name)
 	names, _ := filepath.Glob(filepath.Join(pg.DataDir, "pg_wal", "*.history"))
 	if len(names) == 0 {
 		w.t.Fatal("the promoted server has no history")
 	}
-	text, err := os.ReadFile(names[len(names)-1])
+	newest := names[len(names)-1]
+	text, err := os.ReadFile(newest)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Fields(lines[len(lines)-1])[1]
+	file, err := postgres.ParseWALFile(filepath.Base(newest))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h, err := postgres.ParseTimelineHistory(file.Segment.Timeline, text)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	at := h.Entries[len(h.Entries)-1].Switch
+	return at, h.TimelineAt(at - 1)
 }
 
 // commit runs statements in one transaction and tells its xid and time.

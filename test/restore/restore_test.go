@@ -104,7 +104,6 @@ func TestLivingNeighbour(t *testing.T) {
 	w.pg.Exec("create table a tablespace old as select generate_series(1, 1000) n")
 	w.backup()
 	before := w.insert(1)
-	w.archived()
 	w.pg.Exec("create tablespace later location '" + later + "'")
 	w.pg.Exec("create table b tablespace later as select generate_series(1, 1000) n")
 	w.insert(2)

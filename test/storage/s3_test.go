@@ -112,12 +112,12 @@ func TestVersitygwTLS(t *testing.T) {
 func TestProbe(t *testing.T) {
 	srv := startVersitygw(t, true)
 	srv.makeBucket(t, "bucket")
-	b := open(t, srv.options("bucket"))
-	r, err := probe.Probe(t.Context(), b, b.Sibling("never-made"))
+	b, missing := open(t, srv.options("bucket")), open(t, srv.options("never-made"))
+	r, err := probe.Probe(t.Context(), b, missing)
 	if err != nil || !r.OK() || !r.ConditionalWrites {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if _, err := probe.Probe(t.Context(), b.Sibling("never-made"), nil); !errors.Is(err, storage.ErrNoBucket) {
+	if _, err := probe.Probe(t.Context(), missing, nil); !errors.Is(err, storage.ErrNoBucket) {
 		t.Errorf("a missing bucket: %v", err)
 	}
 }
@@ -127,8 +127,8 @@ func TestProbe(t *testing.T) {
 func TestCarelessServer(t *testing.T) {
 	addr := freeAddr(t)
 	start(t, addr, program(t, "PGHA_GOFAKES3", "gofakes3-careless"), "-host", addr, "-backend", "mem", "-initialbucket", "bucket")
-	b := open(t, server{addr: addr}.options("bucket"))
-	r, err := probe.Probe(t.Context(), b, b.Sibling("never-made"))
+	b, missing := open(t, server{addr: addr}.options("bucket")), open(t, server{addr: addr}.options("never-made"))
+	r, err := probe.Probe(t.Context(), b, missing)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,8 +132,9 @@ func standbyTable(t *testing.T, l *ledger) {
 		}
 		end()
 		l.proxy.Set(next...)
-		_ = os.Remove(filepath.Join(stateDir, "archive-get.failed")) // as ten seconds do
 		lab.Poll(t, 30*time.Second, fmt.Sprintf("row %d after %s", row, tr.name), func() error {
+			// As ten seconds do; a get that was still under way may leave it again.
+			_ = os.Remove(filepath.Join(stateDir, "archive-get.failed"))
 			n, recovering, err := state(p)
 			if err == nil && (n < row || !recovering) {
 				err = fmt.Errorf("%d rows, in recovery %v", n, recovering)
@@ -147,12 +148,13 @@ func standbyTable(t *testing.T, l *ledger) {
 func neitherTable(t *testing.T, l *ledger) {
 	config, _ := l.config(quickRecovery)
 	dir := l.run.Mkdir(lab.User1, 0o755, "neither")
+	elsewhere := l.run.Mkdir(lab.User1, 0o755, "elsewhere")
 	file := l.files[3]
 	dest := filepath.Join(dir, file)
 	for _, tr := range troubles {
 		rules, end := l.cause(tr, file)
 		l.proxy.Set(rules...)
-		code, out := l.call("/", "--config", config, "archive-get", file, dest)
+		code, out := l.call(elsewhere, "--config", config, "archive-get", file, dest)
 		end()
 		l.proxy.Set()
 		if code != 75 {
@@ -167,12 +169,12 @@ func neitherTable(t *testing.T, l *ledger) {
 		if strings.HasSuffix(absent, ".partial") {
 			want = 75 // later WAL is there: nobody asks for it, and it is not the end
 		}
-		if code, out := l.call("/", "--config", config, "archive-get", absent, dest); code != want {
+		if code, out := l.call(elsewhere, "--config", config, "archive-get", absent, dest); code != want {
 			t.Errorf("%s: exit %d, want %d\n%s", absent, code, want, out)
 		}
 	}
 	last := l.files[l.rows]
-	if code, out := l.call("/", "--config", config, "archive-get", last, dest); code != 0 {
+	if code, out := l.call(elsewhere, "--config", config, "archive-get", last, dest); code != 0 {
 		t.Errorf("without trouble: exit %d\n%s", code, out)
 	}
 	want, err := os.ReadFile(filepath.Join(l.primary.DataDir, "pg_wal", last))

@@ -1,0 +1,186 @@
+package catalog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
+	"github.com/pgha-backup/pgha-backup/storage/faulty"
+	"github.com/pgha-backup/pgha-backup/storage/mem"
+)
+
+const walSize = 1 << 20
+
+func walRepository(bucket storage.Bucket) *Repository {
+	return New(bucket, Location{Prefix: "p", Scope: "main", System: 77}, Options{})
+}
+
+func segmentFile(t *testing.T, name string) postgres.WALFile {
+	t.Helper()
+	f, err := postgres.ParseWALFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// segment is some content that is valid up to an end, and the facts that a scan
+// would have found.
+func segment(end int, fill, tail byte) ([]byte, *postgres.SegmentFacts) {
+	b := bytes.Repeat([]byte{fill}, walSize)
+	for i := end; i < walSize; i++ {
+		b[i] = tail
+	}
+	return b, &postgres.SegmentFacts{Walked: true, ValidEnd: uint32(end)}
+}
+
+// What is the same, and what is a conflict (R3).
+func TestPutWALTwice(t *testing.T) {
+	file := segmentFile(t, "000000010000000000000005")
+	first, facts := segment(5000, 'a', 0)
+	tail, tailFacts := segment(5000, 'a', 'x')
+	longer, longerFacts := segment(6000, 'a', 0)
+	earlier, earlierFacts := segment(4000, 'a', 0)
+	other, otherFacts := segment(5000, 'b', 0)
+	unwalked := &postgres.SegmentFacts{ValidEnd: walSize}
+	for name, c := range map[string]struct {
+		body  []byte
+		facts *postgres.SegmentFacts
+		same  bool
+	}{
+		"equal":                      {first, facts, true},
+		"recycled tail":              {tail, tailFacts, true},
+		"the stored one ends before": {longer, longerFacts, false},
+		"ours ends before":           {earlier, earlierFacts, false},
+		"other WAL":                  {other, otherFacts, false},
+		"other, cannot be walked":    {tail, unwalked, false},
+		"equal, cannot be walked":    {first, unwalked, true},
+	} {
+		bucket := mem.New()
+		r := walRepository(bucket)
+		if outcome, err := r.PutWAL(t.Context(), file, first, facts); err != nil || outcome != Stored {
+			t.Fatal(outcome, err)
+		}
+		for range 2 { // a second try says the same
+			outcome, err := r.PutWAL(t.Context(), file, c.body, c.facts)
+			conflict, refused := errors.AsType[*ConflictError](err)
+			if c.same != (err == nil && outcome == Already) || c.same == refused {
+				t.Errorf("%s: %s, %v", name, outcome, err)
+			}
+			if refused {
+				if kept, err := bucket.Head(t.Context(), conflict.Kept); err != nil || kept.Size == 0 {
+					t.Errorf("%s: ours is not kept: %v", name, err)
+				}
+			}
+		}
+		var got bytes.Buffer
+		if _, err := r.GetWAL(t.Context(), file, &got); err != nil || !bytes.Equal(got.Bytes(), first) {
+			t.Errorf("%s: the stored file changed: %v", name, err)
+		}
+	}
+}
+
+// A lost answer is settled by comparison; a compared object that is damaged is never
+// taken for the same.
+func TestPutWALLostAnswer(t *testing.T) {
+	file := segmentFile(t, "000000010000000000000005")
+	body, facts := segment(walSize, 'a', 0)
+	inner := mem.New()
+	lost := faulty.New(inner, faulty.On("put", faulty.NthAfter(1, faulty.ErrInjected)))
+	if _, err := walRepository(lost).PutWAL(t.Context(), file, body, facts); err == nil {
+		t.Fatal("a lost answer was taken for success")
+	}
+	if outcome, err := walRepository(inner).PutWAL(t.Context(), file, body, facts); err != nil || outcome != Already {
+		t.Errorf("%s, %v", outcome, err)
+	}
+	key := walRepository(inner).keys.wal(file)
+	for name, damaged := range map[string][]byte{"empty": {}, "noise": bytes.Repeat([]byte("noise"), 100)} {
+		if err := inner.Put(t.Context(), key, damaged, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if outcome, err := walRepository(inner).PutWAL(t.Context(), file, body, facts); err == nil {
+			t.Errorf("%s: %s", name, outcome)
+		}
+		if _, err := walRepository(inner).GetWAL(t.Context(), file, &bytes.Buffer{}); !errors.Is(err, codec.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Every reader follows a resolution, and the rightful push returns without error (R4).
+func TestResolvedConflict(t *testing.T) {
+	file := segmentFile(t, "000000010000000000000005")
+	wrong, wrongFacts := segment(5000, 'w', 0)
+	right, rightFacts := segment(5000, 'r', 0)
+	bucket := mem.New()
+	put := func(body []byte, facts *postgres.SegmentFacts) error {
+		_, err := walRepository(bucket).PutWAL(t.Context(), file, body, facts)
+		return err
+	}
+	if err := put(wrong, wrongFacts); err != nil {
+		t.Fatal(err)
+	}
+	conflict, ok := errors.AsType[*ConflictError](put(right, rightFacts))
+	if !ok {
+		t.Fatal("no conflict")
+	}
+	b, err := json.Marshal(Resolution{Format: 1, SHA256: conflict.Ours.SHA256, By: "test", At: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := walRepository(bucket)
+	if err := bucket.Put(t.Context(), r.keys.resolved(file), b, storage.PutOptions{IfAbsent: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(right, rightFacts); err != nil {
+		t.Errorf("the rightful push: %v", err)
+	}
+	if _, refused := errors.AsType[*ConflictError](put(wrong, wrongFacts)); !refused {
+		t.Error("the other author's push is no longer refused")
+	}
+	var got bytes.Buffer
+	if _, err := r.GetWAL(t.Context(), file, &got); err != nil || !bytes.Equal(got.Bytes(), right) {
+		t.Errorf("get: %v", err)
+	}
+	for entry, err := range r.ListWAL(t.Context(), 1, postgres.WALFile{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if object, err := r.StatWALEntry(t.Context(), entry); err != nil || object.SHA256 != conflict.Ours.SHA256 {
+			t.Errorf("list: %s, %v", object.SHA256, err)
+		}
+	}
+}
+
+func TestAnyAfter(t *testing.T) {
+	r := walRepository(mem.New())
+	body, facts := segment(walSize, 'a', 0)
+	for _, name := range []string{
+		"000000010000000000000005", "0000000100000000000000FF", "000000010000000100000000",
+		"000000020000000100000000", "000000020000000100000001.partial",
+	} {
+		if _, err := r.PutWAL(t.Context(), segmentFile(t, name), body, facts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]bool{
+		"000000010000000000000006": true, "0000000100000000000000FF": true, "000000010000000100000000": false,
+		"000000010000000100000001": false, "000000020000000100000000": true, "000000020000000100000001": false,
+		"000000030000000000000001": false, "00000002.history": true, "00000003.history": false,
+		"000000010000000000000005.00000028.backup": true,
+	} {
+		if got, err := r.AnyAfter(t.Context(), segmentFile(t, name)); err != nil || got != want {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	broken := walRepository(faulty.New(mem.New(), faulty.On("list", faulty.Nth(2, faulty.ErrInjected))))
+	if _, err := broken.AnyAfter(context.Background(), segmentFile(t, "000000010000000000000006")); !errors.Is(err, faulty.ErrInjected) {
+		t.Errorf("a broken list: %v", err)
+	}
+}
