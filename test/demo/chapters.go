@@ -67,7 +67,7 @@ func (s *story) prepare(product bool) {
 	}
 	s.say("all healthy after %s; the store is at %s", s.since(begun), s.store.Endpoint)
 	if product {
-		s.say("archive_command is 'pgha-backup archive-push %%p'")
+		s.say("archive_command is 'pgha-backup archive-push %%p', restore_command 'pgha-backup archive-get %%f %%p'")
 	}
 }
 
@@ -204,7 +204,7 @@ func (s *story) proof() {
 	if rows != s.entries {
 		s.Fatalf("the cluster has %d rows, it must have %d", rows, s.entries)
 	}
-	s.say("And the living cluster has its table again: %d rows.", rows)
+	s.say("And the living cluster, which never stopped, has its table again: %d rows.", rows)
 	sh.must("pg_ctl", "stop", "-D", s.restored)
 }
 

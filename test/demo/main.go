@@ -32,6 +32,8 @@ func main() {
 		s.close()
 	})
 	if !ok {
+		// Last, after the servers' logs.
+		fmt.Fprintln(os.Stderr, "\ndemo: "+s.why)
 		os.Exit(1)
 	}
 	if os.Getenv("PGHA_KEEP") == "1" {

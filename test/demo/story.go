@@ -14,6 +14,7 @@ type story struct {
 	begun    time.Time
 	chapters int
 	failed   bool
+	why      string
 	cleanups []func()
 
 	*stage
@@ -56,8 +57,7 @@ func (s *story) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format
 
 // Fatalf ends the story.
 func (s *story) Fatalf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "\ndemo: "+format+"\n", args...)
-	s.failed = true
+	s.failed, s.why = true, fmt.Sprintf(format, args...)
 	panic(ended{})
 }
 
