@@ -136,7 +136,7 @@ func decodeWAL(t *testing.T, r *catalog.Repository, name string) (string, error)
 	}
 	switch wal.Kind {
 	case postgres.WALHistory:
-		history, err := r.History(t.Context(), wal.Segment.Timeline)
+		history, err := postgres.ParseTimelineHistory(wal.Segment.Timeline, plain.Bytes())
 		if err == nil && len(history.Entries) != 1 {
 			err = fmt.Errorf("%+v", history)
 		}
