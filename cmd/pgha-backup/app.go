@@ -41,7 +41,7 @@ func newApp(stdout, stderr io.Writer) *app {
 	return &app{stdout: stdout, stderr: stderr, uid: os.Geteuid(), now: time.Now, log: slog.New(slog.NewTextHandler(stderr, nil))}
 }
 
-// load reads the configuration and logs its warnings.
+// load reads the configuration.
 func (a *app) load() (err error) {
 	if a.config, err = config.Load(a.path); err != nil {
 		return err
@@ -52,9 +52,6 @@ func (a *app) load() (err error) {
 	a.log = slog.New(slog.NewTextHandler(a.stderr, options))
 	if a.config.Log.Format == "json" {
 		a.log = slog.New(slog.NewJSONHandler(a.stderr, options))
-	}
-	for _, warning := range a.config.Warnings {
-		a.log.Warn(warning)
 	}
 	return nil
 }
