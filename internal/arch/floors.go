@@ -132,9 +132,6 @@ func (c *checker) file(name string, source []byte) error {
 		return err
 	}
 	pkg := path.Dir(name)
-	if pkg == "internal/arch" && holdsModules(f) {
-		return nil
-	}
 	test := strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "test/")
 	lines := strings.Count(string(source), "\n")
 	if lines > maxFile {
@@ -174,18 +171,6 @@ func codeLines(source []byte) int {
 		}
 	}
 	return n
-}
-
-// holdsModules recognises the file that only keeps requirements in go.mod.
-func holdsModules(f *ast.File) bool {
-	for _, group := range f.Comments {
-		for _, comment := range group.List {
-			if comment.Text == "//go:build deps" {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func (c *checker) inside(name, pkg string, floor int, imported string, test, external bool) {

@@ -50,7 +50,6 @@ func TestCheck(t *testing.T) {
 		{"fatal", "wal/a.go", "package wal\n\nimport \"log\"\n\nfunc f() { log.Fatalf(\"\") }\n", "calls log.Fatalf"},
 		{"a wide interface", "wal/a.go", "package wal\n\ntype i interface{ a(); b(); c(); d(); e(); f(); g() }\n", "7 methods"},
 		{"a long file", "wal/a.go", "package wal\n" + strings.Repeat("\n", maxFile), "has 501 lines"},
-		{"requirements only", "internal/arch/deps.go", "//go:build deps\n\npackage arch\n\nimport _ \"github.com/spf13/cobra\"\n", ""},
 		{"test data", "wal/testdata/a.go", "package utils\n\nfunc init() {}\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
