@@ -44,6 +44,9 @@ func ModeOf(dataDir, dest string) Mode {
 	case standby == nil:
 		return Standby
 	}
+	if _, err := os.Stat(filepath.Join(dataDir, "PG_VERSION")); err != nil {
+		return Recovery // not PGDATA: signal files that are not here prove nothing
+	}
 	return Promotion
 }
 
