@@ -22,6 +22,9 @@ const exitAbsent = 100
 // read. It protects PostgreSQL from what an archive client's exit status would
 // make it believe (R10).
 func guard(args []string) exitMapper {
+	if slices.Contains(args, "archive-get") || slices.Contains(args, "archive-push") {
+		signal.Ignore(syscall.SIGPIPE) // a closed log would kill us with a status that ends a standby
+	}
 	switch {
 	case slices.Contains(args, "archive-get"):
 		return guardGet(args[slices.Index(args, "archive-get")+1:])
