@@ -39,7 +39,7 @@ func ModeOf(dataDir, dest string) Mode {
 	switch {
 	case standby != nil && !errors.Is(recovery, fs.ErrNotExist):
 		return Recovery
-	case !byRecovery(dest):
+	case !ByRecovery(dest):
 		return Rewind
 	case standby == nil:
 		return Standby
@@ -50,7 +50,9 @@ func ModeOf(dataDir, dest string) Mode {
 	return Promotion
 }
 
-func byRecovery(dest string) bool {
+// ByRecovery tells whether dest is what PostgreSQL's own recovery wants a file
+// under, whatever it asks for.
+func ByRecovery(dest string) bool {
 	name := filepath.Base(dest)
 	return name == recoveryXLOG || name == "RECOVERYHISTORY"
 }

@@ -28,6 +28,8 @@ func guard(args []string) exitMapper {
 	switch {
 	case slices.Contains(args, "archive-get"):
 		return guardGet(args[slices.Index(args, "archive-get")+1:])
+	case slices.ContainsFunc(args, wal.ByRecovery): // a restore_command whose verb is misspelt
+		return guardGet(args)
 	case slices.Contains(args, "archive-push"):
 		return func(code int) int { return min(code, exitError) }
 	}
