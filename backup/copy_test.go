@@ -206,3 +206,16 @@ func TestQueueKeepsVolumesTogether(t *testing.T) {
 		t.Errorf("order %v, want %s", got, want)
 	}
 }
+
+// A tablespace that the server has and this host does not show would be left out of
+// the backup in silence.
+func TestTablespaceOutOfSightIsRefused(t *testing.T) {
+	empty := t.TempDir()
+	for _, to := range []string{"/nonexistent", empty} {
+		root := tree(t, map[string]string{"pg_tblspc/16500": "-> " + to})
+		w := walker{pgdata: root, version: "PG_15_1"}
+		if err := w.list([]postgres.Tablespace{{OID: 16500, Path: to}}); err == nil || !strings.Contains(err.Error(), "tablespace 16500") {
+			t.Errorf("link to %s: %v", to, err)
+		}
+	}
+}

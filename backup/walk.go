@@ -42,8 +42,15 @@ func (w *walker) list(tablespaces []postgres.Tablespace) error {
 		return err
 	}
 	for _, t := range tablespaces {
-		at := fmt.Sprintf("pg_tblspc/%d/%s", t.OID, w.version)
-		if err := w.add(at, filepath.Join(w.pgdata, filepath.FromSlash(at)), t.OID); err != nil {
+		link := filepath.Join(w.pgdata, "pg_tblspc", fmt.Sprint(t.OID))
+		disk := filepath.Join(link, w.version)
+		if _, err := os.Lstat(disk); gone(err) {
+			if _, err := os.Lstat(link); !gone(err) {
+				return fmt.Errorf("tablespace %d leads to %s, where this host has no %s: is its file system mounted, and do we see what the server sees?", t.OID, t.Path, w.version)
+			}
+			continue // dropped since the server listed it
+		}
+		if err := w.add(fmt.Sprintf("pg_tblspc/%d/%s", t.OID, w.version), disk, t.OID); err != nil {
 			return err
 		}
 	}

@@ -11,7 +11,27 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"golang.org/x/sys/unix"
 )
+
+// lockGround keeps a second restore off the directory until the file is closed: it
+// would take the first one's half for an interrupted restore and empty it. What was
+// empty when Check looked must still be.
+func lockGround(ground Ground) (*os.File, error) {
+	dir, err := os.Open(ground.PGDATA)
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		err = refuse("wait for it, or end it", "another restore into %s is under way", ground.PGDATA)
+	} else if names, _ := dir.Readdirnames(1); err == nil && ground.State == Fresh && len(names) > 0 {
+		err = refuse("run the restore again", "%s is not empty any more: it holds %s", ground.PGDATA, names[0])
+	}
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return dir, nil
+}
 
 // claim writes the marker before anything else: whatever happens from here on, the
 // next restore knows which directories are its own.

@@ -91,6 +91,14 @@ func Execute(ctx context.Context, backup *catalog.Backup, plan Plan, ground Grou
 			x.total += e.Size
 		}
 	}
+	if err := atomicfile.MkdirAll(ground.PGDATA, 0o700); err != nil {
+		return err
+	}
+	lock, err := lockGround(ground)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	if err := x.prepare(ctx); err != nil {
 		return fmt.Errorf("prepare %s: %w", ground.PGDATA, err)
 	}
@@ -109,9 +117,6 @@ func Execute(ctx context.Context, backup *catalog.Backup, plan Plan, ground Grou
 
 // prepare claims and empties the ground.
 func (x *execution) prepare(ctx context.Context) (err error) {
-	if err := atomicfile.MkdirAll(x.ground.PGDATA, 0o700); err != nil {
-		return err
-	}
 	if err := claim(x.plan, x.ground, x.Now); err != nil {
 		return err
 	}

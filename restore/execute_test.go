@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -184,17 +185,20 @@ func TestExecutePlantedLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(s.pgdata, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(outside, filepath.Join(s.pgdata, "base")); err != nil {
-		t.Fatal(err)
+	base := filepath.Join(s.pgdata, "base")
+	options, once := s.options, sync.Once{}
+	options.Progress = func(int64, int64) {
+		once.Do(func() {
+			if err := errors.Join(os.Rename(base, base+"-moved"), os.Symlink(outside, base)); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Execute(t.Context(), backup, s.plan, ground, s.options); err == nil {
+	if err := Execute(t.Context(), backup, s.plan, ground, options); err == nil {
 		t.Error("a link in the target was accepted")
 	}
 	if got := read(t, outside, "1", "1259"); got != "precious" {
@@ -269,6 +273,43 @@ func TestReplaceRemovesControlFirst(t *testing.T) {
 	if err := s.restore(t.Context(), bucket, false); err != nil {
 		t.Errorf("run again: %v", err)
 	}
+}
+
+// A second restore would take the first one's half for an interrupted restore.
+func TestExecuteIsAlone(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent()}))
+	before, err := Check(s.plan, s.pgdata, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := s
+	var once sync.Once
+	s.options.Progress = func(int64, int64) {
+		once.Do(func() {
+			if err := second.restore(t.Context(), bucket, false); !is[*PreflightError](err) {
+				t.Errorf("a second restore beside the first: %v", err)
+			}
+		})
+	}
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatalf("the first restore: %v", err)
+	}
+	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Execute(t.Context(), backup, s.plan, before, second.options); !is[*PreflightError](err) {
+		t.Errorf("a restore that found the directory empty a while ago: %v", err)
+	}
+	if exists(s.pgdata, MarkerFile) || !exists(s.pgdata, controlFile) {
+		t.Error("the refused restore touched the finished one")
+	}
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
 
 func TestProbe(t *testing.T) {

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,4 +128,15 @@ func FuzzQuoteValue(f *testing.F) {
 			t.Errorf("%q came back as %q", s, value)
 		}
 	})
+}
+
+// A copy with the source's subscriptions would take the place of the living
+// subscriber: what it confirms, that one never gets.
+func TestCopySubscribesToNothing(t *testing.T) {
+	for _, mode := range []ArchiveMode{ArchiveOff, ArchivePreserve} {
+		c := &Copy{PGDATA: "/copy", options: StartOptions{ArchiveMode: mode}}
+		if !slices.Contains(c.overrides("/copy/hba"), setting{"max_logical_replication_workers", "0"}) {
+			t.Errorf("archive_mode %s: the copy's subscriptions run", mode)
+		}
+	}
 }

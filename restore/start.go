@@ -109,6 +109,7 @@ func (c *Copy) overrides(hba string) []setting {
 		{"log_min_messages", "warning"},
 		{"lc_messages", "C"},
 		{"synchronous_standby_names", ""},
+		{"max_logical_replication_workers", "0"},
 		{"ssl", "off"},
 		{"hot_standby", "on"},
 	}

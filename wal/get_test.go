@@ -319,8 +319,9 @@ func TestModeOf(t *testing.T) {
 		dest    string
 		want    Mode
 	}{
-		{"", "pg_wal/RECOVERYXLOG", Promotion},
-		{"", "pg_wal/RECOVERYHISTORY", Promotion},
+		{"", "pg_wal/RECOVERYXLOG", Recovery}, // called from elsewhere: it cannot be told
+		{"PG_VERSION", "pg_wal/RECOVERYXLOG", Promotion},
+		{"PG_VERSION", "pg_wal/RECOVERYHISTORY", Promotion},
 		{"", "pg_wal/000000010000000000000001", Rewind},
 		{"recovery.signal", "pg_wal/RECOVERYXLOG", Recovery},
 		{"recovery.signal", "elsewhere", Recovery},

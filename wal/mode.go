@@ -39,15 +39,20 @@ func ModeOf(dataDir, dest string) Mode {
 	switch {
 	case standby != nil && !errors.Is(recovery, fs.ErrNotExist):
 		return Recovery
-	case !byRecovery(dest):
+	case !ByRecovery(dest):
 		return Rewind
 	case standby == nil:
 		return Standby
 	}
+	if _, err := os.Stat(filepath.Join(dataDir, "PG_VERSION")); err != nil {
+		return Recovery // not PGDATA: signal files that are not here prove nothing
+	}
 	return Promotion
 }
 
-func byRecovery(dest string) bool {
+// ByRecovery tells whether dest is what PostgreSQL's own recovery wants a file
+// under, whatever it asks for.
+func ByRecovery(dest string) bool {
 	name := filepath.Base(dest)
 	return name == recoveryXLOG || name == "RECOVERYHISTORY"
 }

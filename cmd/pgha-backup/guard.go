@@ -22,9 +22,14 @@ const exitAbsent = 100
 // read. It protects PostgreSQL from what an archive client's exit status would
 // make it believe (R10).
 func guard(args []string) exitMapper {
+	if slices.Contains(args, "archive-get") || slices.Contains(args, "archive-push") {
+		signal.Ignore(syscall.SIGPIPE) // a closed log would kill us with a status that ends a standby
+	}
 	switch {
 	case slices.Contains(args, "archive-get"):
 		return guardGet(args[slices.Index(args, "archive-get")+1:])
+	case slices.ContainsFunc(args, wal.ByRecovery): // a restore_command whose verb is misspelt
+		return guardGet(args)
 	case slices.Contains(args, "archive-push"):
 		return func(code int) int { return min(code, exitError) }
 	}

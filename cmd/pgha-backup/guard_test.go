@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -50,6 +52,18 @@ func TestGuard(t *testing.T) {
 	}
 	check("recovery, relative", []string{"archive-get", "000000010000000000000001", "pg_wal/RECOVERYXLOG"}, codes(200))
 	check("recovery, no arguments", []string{"archive-get"}, codes(200))
+	check("recovery, a verb that is none", []string{"archive-gte", "000000010000000000000001", "pg_wal/RECOVERYXLOG"}, codes(200))
+	check("recovery, no verb", []string{"00000002.history", "pg_wal/RECOVERYHISTORY"}, codes(200))
 	check("push", []string{"archive-push", "pg_wal/x"}, map[int]int{exitOK: 0, exitError: 1, exitConfig: 1, exitInterrupted: 1, 200: 1})
 	check("others", []string{"backup"}, map[int]int{exitOK: 0, exitConfig: 3, exitInterrupted: 5})
+}
+
+// A log that nobody reads must not kill an archive client: 141 ends a standby.
+func TestGuardOutlivesItsLog(t *testing.T) {
+	for _, command := range []string{"archive-get", "archive-push"} {
+		guard([]string{command})
+		if !signal.Ignored(syscall.SIGPIPE) {
+			t.Errorf("%s dies of SIGPIPE", command)
+		}
+	}
 }
