@@ -125,7 +125,7 @@ func (f Facts) noBackup(request Request, branches []branch) error {
 // archive leads to exactly the same end.
 func (s search) simplest(ctx context.Context, found solution) (solution, error) {
 	owner := found.stop.Timeline
-	if owner == s.branch.Timeline || found.effective.Kind == Latest {
+	if owner == s.branch.Timeline || s.target.Kind == Latest {
 		return found, nil
 	}
 	b, err := s.facts.branch(owner)
@@ -172,7 +172,7 @@ func (found solution) plan(request Request, notes []string) (Plan, error) {
 		History: c.branch.TimelineHistory, Stop: found.stop, WAL: slices.Clone(c.segs[:last+1]),
 		Notes: append(notes, found.notes...)}
 	p.GapBehind = c.behind.Timeline != 0
-	if c.short != "" && found.effective.Kind == Latest {
+	if c.short != "" && request.Target.Kind == Latest {
 		p.Notes = append(p.Notes, c.short)
 	}
 	tablespaces, err := c.tablespaces(found.backup, last, found.stop)

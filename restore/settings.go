@@ -84,6 +84,7 @@ func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []s
 	}
 	if archive == ArchiveOff {
 		set("archive_mode", "off")
+		set("max_logical_replication_workers", "0") // or its subscriptions would take the living subscriber's slots
 	}
 	return list
 }

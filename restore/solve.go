@@ -187,8 +187,10 @@ func (s search) latest(found *solution) error {
 	if !ok {
 		return s.beyond(c, found.backup, "no record can be read behind the backup's start")
 	}
-	found.effective.Exclusive = false
-	found.stop, found.read = Stop{LSN: last.End, What: "after the last archived record"}, c.end()
+	// The end is pinned: what is archived from now on was not looked at, and may make
+	// tablespaces that nobody has mapped (R24).
+	found.stopAfterLSN(last)
+	found.stop.What, found.read = "after the last archived record", c.end()
 	return nil
 }
 

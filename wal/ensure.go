@@ -19,7 +19,7 @@ import (
 )
 
 // noteAge is how long "the repository exists" is believed without asking: one
-// request an hour, and a bucket that was emptied under us gets its document back.
+// request an hour.
 const noteAge = time.Hour
 
 // ensure makes the repository if this is the first file of a system.
@@ -31,10 +31,17 @@ func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgre
 	// The note remembers that the repository exists, and its segment size.
 	sum := sha256.Sum256([]byte(p.Identity + "\n" + r.Root()))
 	note, text := filepath.Join(p.State, fmt.Sprintf("repository-%x", sum[:8])), strconv.FormatUint(uint64(size), 10)
-	if p.State != "" && noted(note, text, now) {
+	known, fresh := noted(note, text, now)
+	if known && fresh && !p.AskAlways {
 		return nil
 	}
 	info, err := r.Info(ctx)
+	if errors.Is(err, storage.ErrNotExist) && known {
+		return &RefusedError{
+			Problem: "the repository was there before and is gone: a filesystem that is not mounted, or a store that was emptied",
+			Advice:  "bring it back; if it was removed on purpose, remove " + note + " too, and the next push makes a new one",
+		}
+	}
 	if errors.Is(err, storage.ErrNotExist) {
 		info, err = p.create(ctx, r, size, now, log)
 	}
@@ -53,13 +60,13 @@ func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgre
 	return nil
 }
 
-func noted(note, text string, now time.Time) bool {
+func noted(note, text string, now time.Time) (known, fresh bool) {
 	info, err := os.Stat(note)
-	if err != nil || now.Sub(info.ModTime()).Abs() > noteAge {
-		return false
+	if err != nil {
+		return false, false
 	}
 	b, err := os.ReadFile(note)
-	return err == nil && string(b) == text
+	return err == nil && string(b) == text, now.Sub(info.ModTime()).Abs() <= noteAge
 }
 
 func (p *Pusher) create(ctx context.Context, r *catalog.Repository, size postgres.SegmentSize, now time.Time, log *slog.Logger) (catalog.Info, error) {

@@ -29,11 +29,14 @@ type Pusher struct {
 	// must find that it has them before a repository is made; nil skips the probe.
 	Emulate bool
 	Probe   func(context.Context) error
-	DataDir string        // configured PGDATA; may be empty
-	State   string        // directory for small notes; may be empty or unwritable
-	Timeout time.Duration // without a byte of progress; 0 is DefaultPushTimeout
-	Log     *slog.Logger  // may be nil
-	Now     func() time.Time
+	// AskAlways looks for the repository before each push: a directory may be the
+	// mount point of a filesystem that is gone since the last one.
+	AskAlways bool
+	DataDir   string        // configured PGDATA; may be empty
+	State     string        // directory for small notes; may be empty or unwritable
+	Timeout   time.Duration // without a byte of progress; 0 is DefaultPushTimeout
+	Log       *slog.Logger  // may be nil
+	Now       func() time.Time
 }
 
 // RefusedError refuses a file that is whole but must not be archived from here:

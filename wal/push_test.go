@@ -230,6 +230,35 @@ func TestPushAlarm(t *testing.T) {
 	}
 }
 
+// A repository that was there and is gone is not made anew: the disk behind its
+// path may only be unmounted, and what is archived beside it is lost to a restore.
+func TestPushRepositoryGone(t *testing.T) {
+	dir, segments := pgdata(t)
+	p := pusher(mem.New(), t.TempDir())
+	p.AskAlways = true
+	push := func(i int) error {
+		_, err := p.Push(t.Context(), filepath.Join(dir, "pg_wal", segments[i]))
+		return err
+	}
+	if err := push(0); err != nil {
+		t.Fatal(err)
+	}
+	empty := mem.New()
+	p.Bucket = empty
+	err := push(1)
+	if refused, ok := errors.AsType[*RefusedError](err); !ok || !strings.Contains(refused.Hint(), "remove "+p.State) {
+		t.Errorf("got %v", err)
+	}
+	for object := range empty.List(t.Context(), "", "") {
+		t.Errorf("stored %s", object.Key)
+	}
+	// An hour later a store that is not asked always is asked again.
+	p.AskAlways, p.Now = false, func() time.Time { return time.Now().Add(2 * noteAge) }
+	if _, ok := errors.AsType[*RefusedError](push(1)); !ok {
+		t.Error("an old note lets a new repository be made")
+	}
+}
+
 // overtaken lets another go first, right after it said for the first time that there is no repository.
 type overtaken struct {
 	storage.Bucket

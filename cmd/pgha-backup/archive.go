@@ -28,7 +28,8 @@ func newArchivePushCommand(a *app) *cobra.Command {
 				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
 				Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
 				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
-				Log: a.log, Now: a.now,
+				AskAlways: c.Repository().Type == config.TypeFile,
+				Log:       a.log, Now: a.now,
 			}
 			outcome, err := pusher.Push(cmd.Context(), args[0])
 			if err == nil {

@@ -81,9 +81,6 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
-	if action := plan.Effective.Action; plan.Effective.Kind == restore.Latest && action != restore.Promote {
-		return usage("at the end of the archive PostgreSQL always promotes: to %s there, add --target-lsn %s", action, plan.Stop.LSN)
-	}
 	var ground restore.Ground
 	if f.pgdata != "" {
 		if ground, err = restore.Check(plan, f.pgdata, f.force); err != nil {
@@ -174,8 +171,9 @@ func (a *app) announce(plan restore.Plan, f restoreFlags) {
 		log.Warn(note)
 	}
 	if f.archiveMode == "off" {
-		log.Warn("the copy will NOT archive: archive_mode = off is set in its postgresql.auto.conf, so that it cannot write into the archive of " +
-			plan.Backup.Scope + "; to let it live on, ALTER SYSTEM RESET archive_mode and restart")
+		log.Warn("the copy will NOT archive, nor take part in logical replication: archive_mode = off and max_logical_replication_workers = 0 are set in its " +
+			"postgresql.auto.conf, so that it cannot write into the archive of " + plan.Backup.Scope +
+			" or take over its subscriptions; to let it live on, ALTER SYSTEM RESET both and restart")
 	}
 }
 

@@ -233,7 +233,7 @@ func (w *world) judge(what string, target restore.Target) {
 		}
 		return nil
 	})
-	if target.Kind == restore.Latest || target.Action == restore.Promote {
+	if target.Action == restore.Promote {
 		at, tli := w.fork(pg)
 		if lsn = at.String(); tli != p.Stop.Timeline {
 			w.t.Errorf("%s: the promoted server left timeline %d, the plan says %d", what, tli, p.Stop.Timeline)
