@@ -74,8 +74,12 @@ func (r *Repository) Survey(ctx context.Context) (Survey, error) {
 	}
 	s.Windows = s.Archive.windows(s.Backups)
 	for i := range s.Windows {
-		if s.Windows[i].To, err = r.lastCommit(ctx, s.Archive, s.Windows[i].Last); err != nil {
+		w := &s.Windows[i]
+		if w.To, err = r.lastCommit(ctx, s.Archive, w.Last); err != nil {
 			return s, err
+		}
+		if w.To.Before(w.From) {
+			w.To = time.Time{} // older than the backup: nothing was committed since
 		}
 	}
 	return s, nil

@@ -91,7 +91,7 @@ func (a *app) reportBackup(m catalog.Manifest, took time.Duration) error {
 	err := a.print(m, func() error {
 		_, err := fmt.Fprintf(a.stdout, "%s: %s backup of %s (%s), %d files, %s, stored in %s, %s\nconsistent from %s on timeline %d, %s on\n",
 			m.ID, m.Type, m.Scope, m.Member, m.Files, byteCount(m.Bytes), byteCount(m.Stored), took.Round(100*time.Millisecond),
-			m.StopLSN, uint32(m.StopTLI), m.StopTime.UTC().Format(time.RFC3339))
+			m.StopLSN, uint32(m.StopTLI), upward(m.StopTime).UTC().Format(time.RFC3339))
 		return err
 	})
 	if err == nil && m.Damaged() {

@@ -113,11 +113,12 @@ func (a *app) listTable(s survey) error {
 // windows are the spans in words.
 func (a *app) windows(s survey) (lines []string) {
 	for _, w := range s.Windows {
-		to := "the end of " + w.Last.Name() + ", no commit in it"
-		if !w.To.IsZero() {
+		from := upward(w.From)
+		to := "the end of " + w.Last.Name() + ", no commit since"
+		if !w.To.Before(from) {
 			to = clock(w.To) + "Z, timeline " + fmt.Sprint(uint32(w.Last.Timeline))
 		}
-		lines = append(lines, fmt.Sprintf("%sZ .. %s", clock(w.From), to))
+		lines = append(lines, fmt.Sprintf("%sZ .. %s", clock(from), to))
 	}
 	if len(lines) == 0 {
 		lines = []string{"nothing: there is no whole backup"}

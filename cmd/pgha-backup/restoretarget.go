@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 
@@ -44,8 +45,10 @@ func (f targetFlags) target(now time.Time) (restore.Target, error) {
 		{restore.LSN, f.lsn != "", func() error { t.LSN, err = postgres.ParseLSN(f.lsn); return err }},
 		{restore.XID, f.xid != "", func() error {
 			xid, err := strconv.ParseUint(f.xid, 10, 32)
-			t.XID = uint32(xid)
-			return err
+			if t.XID = uint32(xid); err != nil {
+				return fmt.Errorf("transaction %q: want a decimal number of 32 bits", f.xid)
+			}
+			return nil
 		}},
 		{restore.Name, f.name != "", func() error { t.Name = f.name; return nil }},
 		{restore.Immediate, f.immediate, func() error { return nil }},

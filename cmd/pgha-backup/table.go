@@ -85,6 +85,10 @@ func clock(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05")
 }
 
+// upward is the first whole second not before t: what a table shows as the beginning
+// of a span must lie in it when it is typed again.
+func upward(t time.Time) time.Time { return t.Add(time.Second - 1).Truncate(time.Second) }
+
 // age is how long ago, in one or two units.
 func age(d time.Duration) string {
 	switch {
