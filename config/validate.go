@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -154,6 +155,11 @@ func (k *checker) s3(at string, s S3) {
 		at, "access_key is given, and credentials_file or profile too; which one holds?")
 	k.absolute(at+".ca_file", s.CAFile)
 	k.absolute(at+".credentials_file", s.CredentialsFile)
+	if s.CredentialsFile != "" {
+		if _, err := os.Stat(s.CredentialsFile); err != nil {
+			k.warn("%s.credentials_file: %v: requests go out without it", at, err)
+		}
+	}
 }
 
 func (k *checker) directory(at, dir string) {

@@ -13,15 +13,15 @@ const maxHistory = 1 << 20
 // TimelineHistory is the content of a .history file: the branches that lead to
 // Timeline, oldest first. Timeline 1 has no file and no entries.
 type TimelineHistory struct {
-	Timeline TimelineID
-	Entries  []HistoryEntry
+	Timeline TimelineID     `json:"timeline"`
+	Entries  []HistoryEntry `json:"entries,omitempty"`
 }
 
 // HistoryEntry says that Parent was left at Switch, its first byte not taken over.
 type HistoryEntry struct {
-	Parent TimelineID
-	Switch LSN
-	Reason string
+	Parent TimelineID `json:"parent"`
+	Switch LSN        `json:"switch"`
+	Reason string     `json:"reason,omitempty"`
 }
 
 // RootHistory is the history of a timeline that has no file.

@@ -11,8 +11,8 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
-// version is this release.
-const version = "0.1.0-dev"
+// version is this release; the build sets it from git.
+var version = "0.1.0-dev"
 
 func newVersionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
