@@ -75,6 +75,15 @@ func TestRealCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, o := range map[string]*patroni.Observer{"etcd": o, "REST API": blind} {
+			// The member keys follow the servers by one round of Patroni.
+			lab.Poll(t, 30*time.Second, "every member's key to show it running", func() error {
+				for _, m := range topology(t, o).Members {
+					if m.Timeline == 0 {
+						return fmt.Errorf("%s: %+v", name, m)
+					}
+				}
+				return nil
+			})
 			got := topology(t, o)
 			if got.Leader != c.Leader().Name || got.SystemIdentifier != facts.System || got.Paused || len(got.Members) != 3 {
 				t.Errorf("%s: %+v", name, got)
