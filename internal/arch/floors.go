@@ -18,11 +18,12 @@ import (
 
 const module = "github.com/pgha-backup/pgha-backup"
 
-// The limits of the product: lines of a file, and lines of code of all, where
-// blank lines, comments and what only tests use do not count.
+// The limits of the product: lines of a file, and lines of code of a package and of
+// all, where blank lines, comments and what only tests use do not count.
 const (
-	maxFile  = 500
-	maxTotal = 15_000
+	maxFile    = 500
+	maxPackage = 3_000
+	maxTotal   = 19_500
 )
 
 // floors gives every package its floor. A package imports only lower floors. A
@@ -94,7 +95,7 @@ func floorOf(pkg string) (int, bool) {
 
 // Check reads every Go file of a source tree and returns what breaks the rules.
 func Check(tree fs.FS) ([]string, error) {
-	var c checker
+	c := checker{lines: map[string]int{}}
 	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -110,8 +111,15 @@ func Check(tree fs.FS) ([]string, error) {
 		}
 		return c.file(name, source)
 	})
-	if c.total > maxTotal {
-		c.fault("the product", "has %d lines of code, more than %d", c.total, maxTotal)
+	total := 0
+	for pkg, lines := range c.lines {
+		total += lines
+		if lines > maxPackage {
+			c.fault(pkg, "has %d lines of code, more than %d", lines, maxPackage)
+		}
+	}
+	if total > maxTotal {
+		c.fault("the product", "has %d lines of code, more than %d", total, maxTotal)
 	}
 	slices.Sort(c.faults)
 	return c.faults, err
@@ -119,7 +127,7 @@ func Check(tree fs.FS) ([]string, error) {
 
 type checker struct {
 	faults []string
-	total  int
+	lines  map[string]int // by package
 }
 
 func (c *checker) fault(where, format string, args ...any) {
@@ -138,7 +146,7 @@ func (c *checker) file(name string, source []byte) error {
 		c.fault(name, "has %d lines, more than %d", lines, maxFile)
 	}
 	if !test && !slices.Contains(testOnly, pkg) {
-		c.total += codeLines(source)
+		c.lines[pkg] += codeLines(source)
 	}
 	floor, known := floorOf(pkg)
 	if !known {

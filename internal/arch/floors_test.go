@@ -66,12 +66,23 @@ func TestCheck(t *testing.T) {
 }
 
 func TestTotal(t *testing.T) {
+	packages := []string{"wal", "backup", "restore", "retention", "scheduler", "catalog", "config"}
+	source := []byte("package p\n" + strings.Repeat("\n// a comment\nvar _ = 0\n", 160))
 	tree := fstest.MapFS{}
-	for i := range 94 {
-		tree["wal/"+strings.Repeat("a", i+1)+".go"] = &fstest.MapFile{Data: []byte("package wal\n" + strings.Repeat("\n// a comment\nvar _ = 0\n", 160))}
+	for _, pkg := range packages {
+		for i := range 18 {
+			tree[pkg+"/"+strings.Repeat("a", i+1)+".go"] = &fstest.MapFile{Data: source}
+		}
 	}
 	faults, err := Check(tree)
-	if err != nil || len(faults) != 1 || !strings.Contains(faults[0], "15134 lines") {
+	if err != nil || len(faults) != 1 || !strings.Contains(faults[0], "20286 lines") {
 		t.Errorf("%v %v", faults, err)
+	}
+	for i := range 19 {
+		tree["wal/"+strings.Repeat("b", i+1)+".go"] = &fstest.MapFile{Data: source}
+	}
+	faults, err = Check(tree)
+	if err != nil || len(faults) != 2 || faults[1] != "wal: has 5957 lines of code, more than 3000" {
+		t.Errorf("%q %v", faults, err)
 	}
 }
