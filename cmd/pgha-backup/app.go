@@ -122,16 +122,20 @@ func (a *app) hasPatroni() bool {
 	return len(a.config.Patroni.Etcd.Endpoints) > 0 || a.config.Patroni.API.URL != ""
 }
 
-// topology is the Patroni cluster as it is now, its leader confirmed.
-func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
-	p := a.config.Patroni
-	e, api := p.Etcd, p.API
-	observer, err := patroni.New(patroni.Options{
-		Scope: a.config.Cluster.Scope, Namespace: p.Namespace, Log: a.log,
+// patroniOptions say how to reach the cluster's etcd and REST API.
+func patroniOptions(c config.Config, log *slog.Logger) patroni.Options {
+	e, api := c.Patroni.Etcd, c.Patroni.API
+	return patroni.Options{
+		Scope: c.Cluster.Scope, Namespace: c.Patroni.Namespace, Log: log,
 		Endpoints: e.Endpoints, V2: e.V2, Username: e.Username, Password: e.Password.Reveal(),
 		TLS: patroni.TLS{CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, NoVerify: e.NoVerify},
 		API: api.URL, APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},
-	})
+	}
+}
+
+// topology is the Patroni cluster as it is now, its leader confirmed.
+func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
+	observer, err := patroni.New(patroniOptions(a.config, a.log))
 	if err != nil {
 		return cluster.Topology{}, fail(exitConfig, "", "%w", err)
 	}
