@@ -38,6 +38,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newArchiveGetCommand,
 		newBackupCommand,
 		newRestoreCommand,
+		newPatroniCommand,
 		newListCommand,
 		newShowCommand,
 		newStatusCommand,
