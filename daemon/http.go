@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,16 +78,22 @@ func serve(address, cert, key string, handler http.Handler) (shutdown func(), ad
 	if err != nil {
 		return nil, nil, fmt.Errorf("daemon.listen: %w", err)
 	}
+	if cert != "" {
+		load := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { // anew each time: certificates are replaced
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			return &pair, err
+		}
+		if _, err := load(nil); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("daemon.cert_file: %w", err), l.Close())
+		}
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: load})
+	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if cert != "" {
-			_ = server.ServeTLS(l, cert, key)
-		} else {
-			_ = server.Serve(l)
-		}
+		_ = server.Serve(l)
 	}()
 	return func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -16,7 +16,6 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
-	"github.com/pgha-backup/pgha-backup/storage"
 )
 
 // service is one daemon at work. What reaches the outside are functions, so that
@@ -33,7 +32,7 @@ type service struct {
 	join    func(ctx context.Context, d cluster.Daemon) error             // nil: single
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
-	open    func(c config.Config) (storage.Bucket, error)
+	open    func(c config.Config) (Opener, error)
 	take    func(ctx context.Context, t task) (catalog.Manifest, error)
 	close   func()
 
@@ -43,7 +42,7 @@ type service struct {
 	config  config.Config
 	loaded  time.Time
 	refused string // what is wrong with the newest configuration, which is not in force
-	bucket  storage.Bucket
+	opener  Opener
 	local   Local
 	survey  surveyed
 	running map[string]*Running // by task
@@ -65,7 +64,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 }
 
 func newService(o Options, c config.Config) (*service, error) {
-	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Bucket,
+	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open,
 		again: make(chan struct{}, 1), running: map[string]*Running{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
@@ -73,11 +72,11 @@ func newService(o Options, c config.Config) (*service, error) {
 		s.me.Member = host
 	}
 	var err error
-	if s.bucket, err = s.open(c); err != nil {
+	if s.opener, err = s.open(c); err != nil {
 		return nil, err
 	}
 	s.take = s.takeBackup
-	po := PatroniOptions(c, o.Log)
+	po := o.Patroni
 	if len(po.Endpoints) == 0 && po.API == "" {
 		return s, nil
 	}
@@ -100,25 +99,14 @@ func newService(o Options, c config.Config) (*service, error) {
 	return s, nil
 }
 
-// PatroniOptions are what the configuration says of Patroni and etcd.
-func PatroniOptions(c config.Config, log *slog.Logger) patroni.Options {
-	e, api := c.Patroni.Etcd, c.Patroni.API
-	return patroni.Options{
-		Scope: c.Cluster.Scope, Namespace: c.Patroni.Namespace, Log: log,
-		Endpoints: e.Endpoints, V2: e.V2, Username: e.Username, Password: e.Password.Reveal(),
-		TLS: patroni.TLS{CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, NoVerify: e.NoVerify},
-		API: api.URL, APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},
-	}
-}
-
 // single tells that there is nobody to agree with.
 func (s *service) single() bool { return s.daemons == nil }
 
-// settings are the configuration in force and the store it names.
-func (s *service) settings() (config.Config, storage.Bucket) {
+// settings are the configuration in force.
+func (s *service) settings() config.Config {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.config, s.bucket
+	return s.config
 }
 
 // see takes in what the observer saw.
@@ -154,8 +142,9 @@ func (s *service) repository() (*catalog.Repository, error) {
 	if system == 0 {
 		return nil, errNoSystem
 	}
-	c, bucket := s.settings()
-	return catalog.New(bucket, catalog.Location{Scope: c.Cluster.Scope, System: system}, CatalogOptions(c)), nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opener(system), nil
 }
 
 // reload takes a new configuration into force, or keeps the old one.
@@ -177,7 +166,7 @@ func (s *service) reload(load func() (config.Config, error)) {
 
 // adopt takes what can change while the daemon runs.
 func (s *service) adopt(c config.Config) error {
-	old, _ := s.settings()
+	old := s.settings()
 	for _, section := range []struct {
 		name     string
 		old, now any
@@ -186,12 +175,12 @@ func (s *service) adopt(c config.Config) error {
 			return fmt.Errorf("%s: it changed, which takes a restart of the daemon", section.name)
 		}
 	}
-	bucket, err := s.open(c)
+	opener, err := s.open(c)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.config, s.bucket = c, bucket
+	s.config, s.opener = c, opener
 	s.mu.Unlock()
 	s.schedule()
 	return nil

@@ -180,8 +180,7 @@ func want(c config.Schedule, waited bool) cluster.SourceWant {
 
 // nextBackup is the earliest of the schedules and who would take it now.
 func (s *service) nextBackup(states []ScheduleState, t cluster.Topology, viewErr error) (next *NextBackup) {
-	c, _ := s.settings()
-	for _, schedule := range c.Schedules {
+	for _, schedule := range s.settings().Schedules {
 		i := slices.IndexFunc(states, func(st ScheduleState) bool { return st.Name == schedule.Name })
 		if i < 0 || states[i].Next.IsZero() || next != nil && !states[i].Next.Before(next.At) {
 			continue

@@ -7,8 +7,6 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
-	"github.com/pgha-backup/pgha-backup/config"
-	"github.com/pgha-backup/pgha-backup/internal/codec"
 )
 
 // How often we look, and how long one look may take: a store or a server that
@@ -27,13 +25,6 @@ type surveyed struct {
 	missed int       // records of missed times
 	empty  bool      // the store answers, nothing was ever archived
 	err    error
-}
-
-// CatalogOptions are what the configuration says of writing objects.
-func CatalogOptions(c config.Config) catalog.Options {
-	r := c.Repository()
-	name, level, _ := codec.Parse(r.Codec, r.Level) // validated
-	return catalog.Options{Codec: name, Level: level, PartSize: int(c.Backup.PartSize)}
 }
 
 // every calls look at once and then so often, or when it is woken, each time with
@@ -126,7 +117,4 @@ func (l Local) topology(member, scope string) cluster.Topology {
 	return t
 }
 
-func (s *service) scope() string {
-	c, _ := s.settings()
-	return c.Cluster.Scope
-}
+func (s *service) scope() string { return s.settings().Cluster.Scope }
