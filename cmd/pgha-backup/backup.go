@@ -9,52 +9,59 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/backup"
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres/server"
+)
+
+// The values of --source.
+const (
+	sourceLeader        = "leader"
+	sourcePreferReplica = "prefer-replica"
+	sourceReplica       = "replica"
 )
 
 func newBackupCommand(a *app) *cobra.Command {
-	var kind, comment string
+	var kind, comment, source string
 	cmd := &cobra.Command{
 		Use:   "backup",
-		Short: "Take a base backup of the leader, on the leader's own host",
+		Short: "Take a base backup of the local member, on its own host",
 		Long: "Copies the local server's data directory into the repository while it runs, waits until the WAL that the copy\n" +
-			"needs is archived, and commits. It exits 4, and names the leader, where this member is not it.",
+			"needs is archived, and commits.\n\n" +
+			"--source says which member may be copied: the leader (default), a replica, or with prefer-replica either of\n" +
+			"them. Where this member is not it, the command exits 4 and names who is. A replica must stream and replay the\n" +
+			"leader's timeline without delay, at most backup.max_lag bytes behind. The leader then writes a checkpoint and\n" +
+			"ends two WAL segments, and is not read; it is reached with the local server's credentials at the address that\n" +
+			"Patroni shows. A replica that is promoted in mid copy ends the backup with exit 1; a failover between two other\n" +
+			"members does not.",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kind != string(catalog.Full) {
 				return usage("--type %q: want full", kind)
 			}
-			return a.backup(cmd.Context(), comment)
+			if source != sourceLeader && source != sourcePreferReplica && source != sourceReplica {
+				return usage("--source %q: want %s, %s or %s", source, sourceLeader, sourcePreferReplica, sourceReplica)
+			}
+			return a.backup(cmd.Context(), source, comment)
 		},
 	}
 	cmd.Flags().StringVar(&kind, "type", string(catalog.Full), "full")
+	cmd.Flags().StringVar(&source, "source", sourceLeader, "leader, prefer-replica or replica")
 	cmd.Flags().StringVar(&comment, "comment", "", "a remark to keep with the backup")
 	return cmd
 }
 
-func (a *app) backup(ctx context.Context, comment string) error {
+func (a *app) backup(ctx context.Context, source, comment string) error {
 	c := a.config
-	if err := a.wantLeader(ctx); err != nil {
+	if err := a.wantSource(ctx, source); err != nil {
 		return err
 	}
-	s, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
-	if err != nil {
-		return fail(exitPreflight, hintOf(err), "%w", err)
-	}
-	defer s.Close()
-	facts, err := s.Facts(ctx)
-	if err != nil {
-		return fail(exitPreflight, hintOf(err), "%w", err)
-	}
-	repository, err := a.repository(facts.System)
-	if err != nil {
-		return err
+	member := backup.Member{Name: c.Cluster.Member, DSN: c.Cluster.DSN.Reveal(), PGDATA: c.Cluster.DataDir, Repository: a.repository}
+	if a.hasPatroni() && source != sourceLeader {
+		member.Topology = a.topology
 	}
 	began := a.now()
 	shown := newShow(a.stderr)
-	m, err := backup.Take(ctx, backup.Source{Server: s, PGDATA: c.Cluster.DataDir, Member: c.Cluster.Member}, repository, backup.Options{
+	m, err := member.Backup(ctx, "", backup.Options{
 		ID: catalog.ManualID(began), Comment: comment, Tool: version,
-		Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit),
+		Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit), MaxLag: int64(c.Backup.MaxLag),
 		ConditionalWrites: c.Repository().ConditionalWrites, ArchiveLimit: c.Backup.WALTimeout,
 		Events: shown.events(),
 	})
@@ -68,21 +75,27 @@ func (a *app) backup(ctx context.Context, comment string) error {
 	return a.reportBackup(m, a.now().Sub(began))
 }
 
-// wantLeader refuses any other member by Patroni's word. A server without Patroni
-// must only be a primary, which the backup itself looks at.
-func (a *app) wantLeader(ctx context.Context) error {
+// wantSource refuses a member that is not the source asked for, by Patroni's word. A
+// server without Patroni must only be a primary, which the backup itself looks at.
+func (a *app) wantSource(ctx context.Context, source string) error {
 	if !a.hasPatroni() {
+		if source == sourceReplica {
+			return fail(exitPreflight, "set patroni.config, or leave --source away on a primary", "--source replica: nothing says who leads, since no Patroni is configured")
+		}
 		return nil
 	}
 	t, err := a.topology(ctx)
 	if err != nil {
 		return err
 	}
-	if t.Leader == "" {
+	member := a.config.Cluster.Member
+	switch {
+	case t.Leader == "":
 		return fail(exitPreflight, "wait for a leader, or look at patronictl list", "nobody leads %s", t.Scope)
-	}
-	if member := a.config.Cluster.Member; t.Leader != member {
+	case source == sourceLeader && t.Leader != member:
 		return fail(exitPreflight, "run it on "+t.Leader, "member %s is not the leader of %s: %s is", member, t.Scope, t.Leader)
+	case source == sourceReplica && t.Leader == member:
+		return fail(exitPreflight, "run it on another member", "member %s leads %s: --source replica wants one that does not", member, t.Scope)
 	}
 	return nil
 }

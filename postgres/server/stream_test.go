@@ -74,9 +74,8 @@ func TestRecordedBaseBackup(t *testing.T) {
 		if got, err := readAll(t.Context(), sent); err != nil || got != want {
 			t.Errorf("%d: %s, %v, want %s", major, got, err, want)
 		}
-		// What ends too soon, at whatever byte, is no backup. The last six bytes say that
-		// the server is idle again, which nobody asks.
-		for n := range len(sent) - 6 {
+		// What ends too soon, at whatever byte, is no backup.
+		for n := range sent {
 			if got, err := readAll(t.Context(), sent[:n]); err == nil {
 				t.Errorf("%d: the first %d of %d bytes are taken for a backup: %s", major, n, len(sent), got)
 			}
@@ -111,7 +110,7 @@ func TestBaseBackupAnswers(t *testing.T) {
 		}
 		return append(all, &pgproto3.CopyDone{})
 	}
-	begun, ended, complete := position("0/28", "3"), position("0/99", "3"), &pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")}
+	begun, ended, complete := position("0/28", "3"), position("0/99", "3"), []pgproto3.BackendMessage{&pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")}, &pgproto3.ReadyForQuery{TxStatus: 'I'}}
 	failure := func(code string) pgproto3.BackendMessage {
 		return &pgproto3.ErrorResponse{Severity: "ERROR", Code: code, Message: "told"}
 	}
@@ -135,7 +134,7 @@ func TestBaseBackupAnswers(t *testing.T) {
 		"in pieces": {messages: join(begun, pgdata, copying(base, "dab", "d", "p12345678", "dc"), ended, complete), want: "0/28/3 [0 abc 3] 0/99/3 false"},
 		"with messages between": {messages: join(&pgproto3.NoticeResponse{}, begun, &pgproto3.ParameterStatus{}, pgdata, copying(base, "da"), ended, &pgproto3.NoticeResponse{}, complete),
 			want: "0/28/3 [0 a 1] 0/99/3 false"},
-		"damaged":             {messages: join(begun, pgdata, copying(base, "da"), ended, failure("XX001")), want: "0/28/3 [0 a 1] 0/99/3 true"},
+		"damaged":             {messages: join(begun, pgdata, copying(base, "da"), ended, failure("XX001"), complete[1]), want: "0/28/3 [0 a 1] 0/99/3 true"},
 		"failed at the end":   {messages: join(begun, pgdata, copying(base, "da"), ended, failure("57P01")), err: "end the base backup: ERROR: told (SQLSTATE 57P01)"},
 		"no end":              {messages: join(begun, pgdata, copying(base, "da"), failure("XX001")), err: "end the base backup: ERROR: told (SQLSTATE XX001)"},
 		"refused":             {messages: join(failure("55000")), err: "start a base backup: ERROR: told (SQLSTATE 55000)"},
