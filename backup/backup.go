@@ -231,11 +231,11 @@ func (t *take) stop(ctx context.Context) error {
 	if t.ended, err = t.source.Server.StopBackup(ctx); err != nil {
 		return err
 	}
-	return t.finish(ctx, string(control))
+	return t.finish(ctx, control, data)
 }
 
 // finish judges what the server said at the end, and stores what comes last.
-func (t *take) finish(ctx context.Context, control string) (err error) {
+func (t *take) finish(ctx context.Context, control []byte, data postgres.ControlData) (err error) {
 	if t.label, err = postgres.ParseBackupLabel(t.ended.Label); err != nil {
 		return err
 	}
@@ -245,11 +245,7 @@ func (t *take) finish(ctx context.Context, control string) (err error) {
 	}
 	t.wal = []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
 	if t.facts.InRecovery {
-		data, err := postgres.ParseControlData([]byte(control))
-		if err == nil {
-			err = t.settleEnd(data)
-		}
-		if err != nil {
+		if err := t.settleEnd(ctx, data); err != nil {
 			return err
 		}
 	}
@@ -261,7 +257,7 @@ func (t *take) finish(ctx context.Context, control string) (err error) {
 		return err
 	}
 	defer pack.Abort() // does nothing once it is stored
-	last := []struct{ path, content string }{{labelFile, t.ended.Label}, {mapFile, t.ended.TablespaceMap}, {controlFile, control}}
+	last := []struct{ path, content string }{{labelFile, t.ended.Label}, {mapFile, t.ended.TablespaceMap}, {controlFile, string(control)}}
 	for _, f := range last {
 		if f.content == "" {
 			continue

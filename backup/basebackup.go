@@ -54,9 +54,8 @@ func (t *take) stopStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.stream.Close()
-	if end.Timeline != t.began.Timeline {
-		return fmt.Errorf("the server went from timeline %d to %d during the backup", t.began.Timeline, end.Timeline)
+	if end.Timeline != t.began.Timeline && !t.facts.InRecovery {
+		return fmt.Errorf("the server went from timeline %d to %d during the backup", uint32(t.began.Timeline), uint32(end.Timeline))
 	}
 	if end.Damaged && len(t.copier.damage) == 0 {
 		t.warn("the server found damaged pages where we see none: its log of this time names the files")
@@ -74,7 +73,7 @@ func (t *take) stopStream(ctx context.Context) error {
 	if t.ended.Time, err = t.source.Server.Now(ctx); err != nil {
 		return err
 	}
-	return t.finish(ctx, last[controlFile])
+	return t.finish(ctx, []byte(last[controlFile]), t.control)
 }
 
 // unpacker copies the archives of a streamed base backup into packs, as its copier

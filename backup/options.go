@@ -83,8 +83,8 @@ const (
 
 // Progress is how far the copy is.
 type Progress struct {
-	Files, FilesTotal int
-	Bytes, BytesTotal int64 // of the database, uncompressed
+	Files, FilesTotal int   // FilesTotal is 0 where a server streams
+	Bytes, BytesTotal int64 // of the database, uncompressed; BytesTotal is an estimate there
 }
 
 // Events tell a caller how a backup goes. Any of them may be nil. They are called
