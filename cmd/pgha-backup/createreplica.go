@@ -168,4 +168,3 @@ func (a *app) replicaTurn(ctx context.Context) (release func(), err error) {
 		}
 	}
 }
-
