@@ -3,6 +3,8 @@
 package cluster
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -88,4 +90,16 @@ func (t Topology) Member(name string) (Member, bool) {
 		}
 	}
 	return Member{}, false
+}
+
+// Tagged tells whether a member's tag is set to something true.
+func (m Member) Tagged(tag string) bool { return True(m.Tags[tag]) }
+
+// True is what YAML 1.1, and so Patroni, takes for true, written as a string or not.
+func True(v any) bool {
+	switch strings.ToLower(fmt.Sprint(v)) {
+	case "true", "on", "yes", "1":
+		return true
+	}
+	return false
 }

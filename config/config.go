@@ -14,6 +14,9 @@ type Config struct {
 	Repositories []Repository `yaml:"repositories"`
 	Archive      Archive      `yaml:"archive"`
 	Backup       Backup       `yaml:"backup"`
+	Schedules    []Schedule   `yaml:"schedules"`
+	Retention    Retention    `yaml:"retention"`
+	Daemon       Daemon       `yaml:"daemon"`
 	Log          Log          `yaml:"log"`
 
 	// File is where it was read from.
@@ -155,9 +158,11 @@ func Default() Config {
 		Patroni: Patroni{ReplicasAtOnce: 2},
 		Archive: Archive{GetBatch: 8, PushTimeout: 60 * time.Second, GetStandbyTimeout: 2 * time.Second,
 			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute},
-		Backup:  Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, WALTimeout: time.Hour},
-		Log:     Log{Level: "info", Format: "text"},
-		Origins: map[string]string{},
+		Backup:    Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, WALTimeout: time.Hour},
+		Retention: defaultRetention(),
+		Daemon:    Daemon{Listen: "127.0.0.1:8018", ReplicasAtOnce: 2},
+		Log:       Log{Level: "info", Format: "text"},
+		Origins:   map[string]string{},
 	}
 }
 

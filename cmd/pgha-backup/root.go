@@ -36,6 +36,7 @@ func newRootCommand(a *app) *cobra.Command {
 	for _, command := range []func(*app) *cobra.Command{
 		newArchivePushCommand,
 		newArchiveGetCommand,
+		newDaemonCommand,
 		newBackupCommand,
 		newRestoreCommand,
 		newPatroniCommand,
