@@ -10,11 +10,21 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres/server"
 )
 
-// Source is the server that is backed up, by file copy on its own host.
+// Source is the server that is backed up: by file copy on its own host, or streamed
+// over the replication protocol to any.
 type Source struct {
-	Server *server.Server // a session of its own; the caller closes it
-	PGDATA string         // the data directory as this host sees it; empty: where the server says
-	Member string         // Patroni's name of the member
+	Server   *server.Server // a session of its own; the caller closes it
+	Streamed bool           // over a second session that replicates; one stream, whatever Options.Workers is
+	PGDATA   string         // the data directory as this host sees it; empty: where the server says
+	Member   string         // Patroni's name of the member
+}
+
+// method is what a manifest calls it.
+func (s Source) method() string {
+	if s.Streamed {
+		return "base-backup"
+	}
+	return "file-copy"
 }
 
 // Options say how. Zero values take the defaults.

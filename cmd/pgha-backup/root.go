@@ -39,6 +39,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newDaemonCommand,
 		newBackupCommand,
 		newRestoreCommand,
+		newPatroniCommand,
 		newListCommand,
 		newShowCommand,
 		newStatusCommand,

@@ -74,13 +74,23 @@ func (s *show) events() backup.Events {
 
 func (s *show) line(text string, e event) {
 	if s.terminal {
-		fmt.Fprintf(s.w, "\r\x1b[K%s", text)
+		fmt.Fprintf(s.w, "\r\x1b[K%s", s.fit(text))
 		return
 	}
 	e.Time, e.Phase = time.Now().UTC().Truncate(time.Millisecond), s.phase
 	if line, err := json.Marshal(e); err == nil {
 		fmt.Fprintf(s.w, "%s\n", line)
 	}
+}
+
+// fit cuts what is longer than the terminal's line: it would wrap, and its first
+// part could not be written over.
+func (s *show) fit(text string) string {
+	width, _, err := term.GetSize(int(s.w.(*os.File).Fd()))
+	if line := []rune(text); err == nil && width > 0 && len(line) >= width {
+		return string(line[:width-1])
+	}
+	return text
 }
 
 // copied and replayed are the progress of a restore, for a terminal only.
