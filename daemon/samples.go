@@ -44,8 +44,9 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 		add("pg_wal_full_seconds", "Until the filesystem of pg_wal is full at the growth of the last minutes; +Inf while it does not grow.", full)
 	}
 	for _, state := range d.Schedules {
-		at("schedule_next_timestamp_seconds", "The next scheduled time.", state.Next, "schedule", state.Name)
-		add("schedule_attempts", "Attempts at what is due now.", float64(state.Attempts), "schedule", state.Name)
+		at("schedule_next_timestamp_seconds", "The next scheduled time.", state.Next, "schedule", state.Job)
+		add("schedule_attempts", "Attempts at what is due now.", float64(state.Tries), "schedule", state.Job)
+		add("schedule_hung", "Attempts that were abandoned and have not ended.", float64(state.Hung), "schedule", state.Job)
 	}
 	add("backup_running", "Backups that this daemon takes now.", float64(len(d.Running)))
 
