@@ -112,11 +112,12 @@ func TestChooseSource(t *testing.T) {
 		"wanted tag on nobody":       {nil, tagged(PreferReplica), "", "n1 is not tagged backup; n2 is not tagged backup; n3 is not tagged backup", ""},
 		"wanted tag, only on leader": {with(tags("backup", true), "n1"), tagged(PreferReplica), "n1", "the leader, because no replica can serve: n2 is not tagged backup; n3 is not tagged backup", "n2 is not tagged backup; n3 is not tagged backup"},
 
-		"archive recovery": {with(func(m *Member) { m.ReplicationState = "in archive recovery" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream: in archive recovery"},
-		"does not stream":  {with(func(m *Member) { m.ReplicationState = "" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream"},
-		"3.0.4 would say":  {with(func(m *Member) { m.ReplicationState, m.Version = "", "3.0.4" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream"},
-		"3.0.3 never says": {with(func(m *Member) { m.ReplicationState, m.Version = "", "3.0.3" }, "n2"), replica, "n2", "a replica, 0 bytes behind the leader", "n1 leads"},
-		"version unknown":  {with(func(m *Member) { m.ReplicationState, m.Version = "", "" }, "n2"), replica, "n2", "a replica, 0 bytes behind the leader", "n1 leads"},
+		"archive recovery":                  {with(func(m *Member) { m.ReplicationState = "in archive recovery" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream: in archive recovery"},
+		"archive recovery, version unknown": {with(func(m *Member) { m.ReplicationState, m.Version = "in archive recovery", "" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream: in archive recovery"},
+		"does not stream":                   {with(func(m *Member) { m.ReplicationState = "" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream"},
+		"3.0.4 would say":                   {with(func(m *Member) { m.ReplicationState, m.Version = "", "3.0.4" }, "n2"), replica, "n3", streaming, "n1 leads; n2 does not stream"},
+		"3.0.3 never says":                  {with(func(m *Member) { m.ReplicationState, m.Version = "", "3.0.3" }, "n2"), replica, "n2", "a replica, 0 bytes behind the leader", "n1 leads"},
+		"version unknown":                   {with(func(m *Member) { m.ReplicationState, m.Version = "", "" }, "n2"), replica, "n2", "a replica, 0 bytes behind the leader", "n1 leads"},
 
 		"old timeline":            {with(func(m *Member) { m.Timeline = 2 }, "n2"), replica, "n3", streaming, "n1 leads; n2 is on timeline 2, the leader on 3"},
 		"timeline unknown":        {with(func(m *Member) { m.Timeline = 0 }, "n2"), replica, "n3", streaming, "n1 leads; n2 is on timeline 0, the leader on 3"},
