@@ -40,18 +40,12 @@ func TestStandby(t *testing.T) {
 
 	journal := t.TempDir()
 	stop := w.work(journal)
+	stop() // WAL from the backup's start to the first reading of pg_control must not mend what is copied later
 	m := w.marker()
 	var early, written postgres.LSN
 	future := w.copyWhile(one, func() {
-		control, err := os.ReadFile(filepath.Join(one.DataDir, "global", "pg_control"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := postgres.ParseControlData(control)
-		if err != nil {
-			t.Fatal(err)
-		}
-		early = data.MinRecovery
+		early = w.control(one.DataDir).MinRecovery
+		stop = w.work(journal)
 		w.turnOver(m)
 		written = w.flushed(m, one)
 	})
@@ -229,6 +223,19 @@ func (w *world) flushed(m *marker, standby *lab.Member) postgres.LSN {
 	return lsn
 }
 
+func (w *world) control(pgdata string) postgres.ControlData {
+	w.Helper()
+	text, err := os.ReadFile(filepath.Join(pgdata, "global", "pg_control"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	control, err := postgres.ParseControlData(text)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return control
+}
+
 // judgeImmediate restores a backup to its own end and nothing more: the ledger is
 // exact there, and no page is from behind it, though some are from behind early.
 func (w *world) judgeImmediate(m *lab.Member, b catalog.Manifest, early postgres.LSN, journal string, timelines ...postgres.TimelineID) {
@@ -239,6 +246,9 @@ func (w *world) judgeImmediate(m *lab.Member, b catalog.Manifest, early postgres
 		w.Fatalf("restore: %s", r)
 	}
 	lab.JudgeFiles(w.T, 15, m.User, dir)
+	if control := w.control(dir); control.State != postgres.StateInArchiveRecovery || control.MinRecovery != b.StopLSN || control.MinRecoveryTimeline != b.StopTLI {
+		w.Errorf("pg_control of the copy is %s and goes to %s on %d, the manifest says %s on %d", control.State, control.MinRecovery, control.MinRecoveryTimeline, b.StopLSN, b.StopTLI)
+	}
 	var newest postgres.LSN
 	err := filepath.WalkDir(filepath.Join(dir, "base"), func(path string, e fs.DirEntry, err error) error {
 		relative, _ := filepath.Rel(dir, path)
