@@ -22,6 +22,7 @@ type take struct {
 	repository *catalog.Repository
 	options    Options
 	archive    *archiveWait
+	stream     *server.BaseBackup // nil: files are copied
 	telling    sync.Mutex
 
 	// by preflight
@@ -33,11 +34,12 @@ type take struct {
 	began       server.Start
 	run         *catalog.Run
 	tablespaces []postgres.Tablespace
-	// by copyFiles and stop
-	copier *copier
-	ended  server.Stop
-	label  postgres.BackupLabel
-	wal    []postgres.WALRange // from start to stop, timeline by timeline
+	// by copyFiles or copyStream, and stop
+	copier   *copier
+	unpacker *unpacker
+	ended    server.Stop
+	label    postgres.BackupLabel
+	wal      []postgres.WALRange // from start to stop, timeline by timeline
 	// by commit
 	manifest catalog.Manifest
 }
@@ -52,11 +54,20 @@ func Take(ctx context.Context, source Source, repository *catalog.Repository, op
 	defer t.leave()
 	t.archive = &archiveWait{repository: repository, server: source.Server, stall: t.options.ArchiveStall, limit: t.options.ArchiveLimit,
 		warn: t.warn, waiting: func(text string) { tell(t, options.Events.Waiting, text) }}
+	start, copyAll, stop := t.start, t.copyFiles, t.stop
+	if source.Streamed {
+		start, copyAll, stop = t.startStream, t.copyStream, t.stopStream
+	}
+	defer func() {
+		if t.stream != nil {
+			t.stream.Close()
+		}
+	}()
 	for _, step := range []struct {
 		phase Phase
 		run   func(context.Context) error
 	}{
-		{PhasePreflight, t.preflight}, {PhaseStart, t.start}, {PhaseCopy, t.copyFiles}, {PhaseStop, t.stop}, {PhaseWAL, t.awaitWAL}, {PhaseCommit, t.commit},
+		{PhasePreflight, t.preflight}, {PhaseStart, start}, {PhaseCopy, copyAll}, {PhaseStop, stop}, {PhaseWAL, t.awaitWAL}, {PhaseCommit, t.commit},
 	} {
 		tell(t, options.Events.Phase, step.phase)
 		if err := step.run(ctx); err != nil {
@@ -84,7 +95,7 @@ func (t *take) warn(text string) { tell(t, t.options.Events.Warning, text) }
 // as it does.
 func (t *take) start(ctx context.Context) error {
 	var err error
-	if t.began, err = t.source.Server.StartBackup(ctx, "pgha-backup "+string(t.options.ID)); err != nil {
+	if t.began, err = t.source.Server.StartBackup(ctx, t.name()); err != nil {
 		return err
 	}
 	if _, t.control, err = readControl(t.source.PGDATA); err != nil {
@@ -97,6 +108,13 @@ func (t *take) start(ctx context.Context) error {
 	if t.tablespaces, err = t.source.Server.Tablespaces(ctx); err != nil {
 		return err
 	}
+	return t.startRun(ctx)
+}
+
+// name is what the server knows the backup by.
+func (t *take) name() string { return "pgha-backup " + string(t.options.ID) }
+
+func (t *take) startRun(ctx context.Context) (err error) {
 	t.run, err = t.repository.StartRun(ctx, catalog.Started{ID: t.options.ID, Member: t.source.Member,
 		Timeline: t.began.Timeline, StartLSN: t.began.LSN, At: t.began.Time})
 	return err
@@ -112,11 +130,7 @@ func (t *take) copyFiles(ctx context.Context) error {
 	for _, warning := range w.warnings {
 		t.warn(warning)
 	}
-	t.copier = &copier{run: t.run, packSize: t.options.PackSize, checksums: t.control.ChecksumVersion != 0,
-		perFile: t.control.RelationBlocks, start: t.began.LSN, position: t.position, warn: t.warn, numbers: map[uint32]int{}}
-	if t.options.Rate > 0 {
-		t.copier.limit = rate.NewLimiter(rate.Limit(t.options.Rate), catalog.FrameSize)
-	}
+	t.copier = t.newCopier()
 	total := Progress{}
 	for _, it := range w.items {
 		if !it.dir {
@@ -124,11 +138,25 @@ func (t *take) copyFiles(ctx context.Context) error {
 			total.BytesTotal += it.size
 		}
 	}
+	return t.watched(ctx, total, func(ctx context.Context) error { return t.copier.copyAll(ctx, w.items, t.options.Workers) })
+}
+
+func (t *take) newCopier() *copier {
+	c := &copier{run: t.run, packSize: t.options.PackSize, checksums: t.control.ChecksumVersion != 0,
+		perFile: t.control.RelationBlocks, start: t.began.LSN, position: t.position, warn: t.warn, numbers: map[uint32]int{}}
+	if t.options.Rate > 0 {
+		c.limit = rate.NewLimiter(rate.Limit(t.options.Rate), catalog.FrameSize)
+	}
+	return c
+}
+
+// watched copies under the eyes of watch; the first to fail ends both.
+func (t *take) watched(ctx context.Context, total Progress, work func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	done := make(chan struct{})
 	group.Go(func() error {
 		defer close(done)
-		return t.copier.copyAll(ctx, w.items, t.options.Workers)
+		return work(ctx)
 	})
 	group.Go(func() error { return t.watch(ctx, done, total) })
 	return group.Wait()
@@ -203,6 +231,11 @@ func (t *take) stop(ctx context.Context) error {
 	if t.ended, err = t.source.Server.StopBackup(ctx); err != nil {
 		return err
 	}
+	return t.finish(ctx, control, data)
+}
+
+// finish judges what the server said at the end, and stores what comes last.
+func (t *take) finish(ctx context.Context, control []byte, data postgres.ControlData) (err error) {
 	if t.label, err = postgres.ParseBackupLabel(t.ended.Label); err != nil {
 		return err
 	}
@@ -212,7 +245,7 @@ func (t *take) stop(ctx context.Context) error {
 	}
 	t.wal = []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
 	if t.facts.InRecovery {
-		if err := t.settleEnd(data); err != nil {
+		if err := t.settleEnd(ctx, data); err != nil {
 			return err
 		}
 	}
@@ -224,7 +257,7 @@ func (t *take) stop(ctx context.Context) error {
 		return err
 	}
 	defer pack.Abort() // does nothing once it is stored
-	last := []struct{ path, content string }{{"backup_label", t.ended.Label}, {"tablespace_map", t.ended.TablespaceMap}, {controlFile, string(control)}}
+	last := []struct{ path, content string }{{labelFile, t.ended.Label}, {mapFile, t.ended.TablespaceMap}, {controlFile, string(control)}}
 	for _, f := range last {
 		if f.content == "" {
 			continue
@@ -281,7 +314,7 @@ func (t *take) awaitWAL(ctx context.Context) error {
 
 func (t *take) commit(ctx context.Context) error {
 	m := catalog.Manifest{
-		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: "file-copy", Reason: t.source.Reason, Tool: t.options.Tool, Comment: t.options.Comment,
+		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: t.source.method(), Reason: t.source.Reason, Tool: t.options.Tool, Comment: t.options.Comment,
 		Version: t.facts.Version, SegmentSize: t.facts.SegmentSize,
 		Timeline: t.began.Timeline, StartLSN: t.began.LSN, Checkpoint: t.label.CheckpointLSN, StopLSN: t.ended.LSN, StopTLI: t.wal[len(t.wal)-1].Timeline,
 		StartTime: t.began.Time.UTC(), StopTime: t.ended.Time.UTC(),

@@ -11,18 +11,28 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres/server"
 )
 
-// Source is the server that is backed up, by file copy on its own host.
+// Source is the server that is backed up: by file copy on its own host, or streamed
+// over the replication protocol to any.
 type Source struct {
-	Server *server.Server // a session of its own; the caller closes it
-	PGDATA string         // the data directory as this host sees it; empty: where the server says
-	Member string         // Patroni's name of the member
-	Reason string         // why this member, for the manifest; may be empty
+	Server   *server.Server // a session of its own; the caller closes it
+	Streamed bool           // over a second session that replicates; one stream, whatever Options.Workers is
+	PGDATA   string         // the data directory as this host sees it; empty: where the server says
+	Member   string         // Patroni's name of the member
+	Reason   string         // why this member, for the manifest; may be empty
 
 	// Leader opens a session on whoever leads now; the backup closes it. Only a
 	// standby needs it: the leader makes the checkpoint that the backup begins at and
 	// ends the segments that it needs. It is asked again when the copy is done, so
 	// that a failover meanwhile does no harm.
 	Leader func(context.Context) (*server.Server, error)
+}
+
+// method is what a manifest calls it.
+func (s Source) method() string {
+	if s.Streamed {
+		return "base-backup"
+	}
+	return "file-copy"
 }
 
 // Options say how. Zero values take the defaults.
@@ -73,8 +83,8 @@ const (
 
 // Progress is how far the copy is.
 type Progress struct {
-	Files, FilesTotal int
-	Bytes, BytesTotal int64 // of the database, uncompressed
+	Files, FilesTotal int   // FilesTotal is 0 where a server streams
+	Bytes, BytesTotal int64 // of the database, uncompressed; BytesTotal is an estimate there
 }
 
 // Events tell a caller how a backup goes. Any of them may be nil. They are called

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +21,6 @@ func (t *take) preflight(ctx context.Context) error {
 		return &PreflightError{Reason: "the server does not say what it is", Err: err}
 	}
 	t.archive.size = t.facts.SegmentSize
-	if t.source.PGDATA == "" {
-		t.source.PGDATA = t.facts.DataDirectory
-	}
 	if err := t.checkServer(); err != nil {
 		return err
 	}
@@ -37,7 +35,11 @@ func (t *take) preflight(ctx context.Context) error {
 		return &PreflightError{Reason: fmt.Sprintf("WAL is not archived: archive_mode is %q, archive_command %q", f.ArchiveMode, f.ArchiveCommand),
 			Advice: "a backup is worth nothing without the WAL of its time: set archive_mode = on (needs a restart) and archive_command to archive-push"}
 	}
-	if err := t.checkDirectory(); err != nil {
+	checkFiles := t.checkDirectory
+	if t.source.Streamed {
+		checkFiles = t.openStream
+	}
+	if err := checkFiles(ctx); err != nil {
 		return err
 	}
 	if err := t.openRepository(ctx); err != nil {
@@ -65,7 +67,8 @@ func (t *take) checkServer() error {
 }
 
 // checkDirectory makes sure that the files here are those of the server there.
-func (t *take) checkDirectory() error {
+func (t *take) checkDirectory(context.Context) error {
+	t.source.PGDATA = cmp.Or(t.source.PGDATA, t.facts.DataDirectory)
 	here, err := os.Stat(t.source.PGDATA)
 	if err != nil {
 		return &PreflightError{Reason: "the data directory cannot be read on this host", Err: err,
@@ -84,6 +87,10 @@ func (t *take) checkDirectory() error {
 		return &PreflightError{Reason: fmt.Sprintf("%s belongs to system %s, the server to %s", t.source.PGDATA, t.control.System, t.facts.System),
 			Advice: "host, port and data directory in the configuration are of two different servers"}
 	}
+	return t.checkPages()
+}
+
+func (t *take) checkPages() error {
 	if t.control.BlockSize != postgres.PageSize {
 		return &PreflightError{Reason: fmt.Sprintf("the server is built with pages of %d bytes", t.control.BlockSize), Advice: "only pages of 8192 bytes are supported"}
 	}

@@ -117,19 +117,19 @@ func (t *take) catchUp(ctx context.Context) error {
 // call itself consistent: every page copied before it was written no later (R15).
 // What pg_backup_stop says is the same of a moment later. The standby may have
 // followed a new leader meanwhile.
-func (t *take) settleEnd(control postgres.ControlData) error {
+func (t *take) settleEnd(ctx context.Context, control postgres.ControlData) error {
 	if control.State != postgres.StateInArchiveRecovery {
 		return fmt.Errorf("pg_control of the standby says %q, which a restored copy would refuse", control.State)
 	}
 	end, tli := control.MinRecovery, control.MinRecoveryTimeline
 	if end < t.label.CheckpointLSN || end > t.ended.LSN || tli < t.began.Timeline {
 		return fmt.Errorf("pg_control makes the copy consistent at %s on timeline %d, the backup began at %s on %d and ended at %s: is %s the server's storage, without a cache between?",
-			end, uint32(tli), t.label.CheckpointLSN, uint32(t.began.Timeline), t.ended.LSN, t.source.PGDATA)
+			end, uint32(tli), t.label.CheckpointLSN, uint32(t.began.Timeline), t.ended.LSN, t.facts.DataDirectory)
 	}
 	history := postgres.RootHistory(tli)
 	if tli != t.began.Timeline {
 		name := postgres.HistoryFile(tli).String()
-		text, err := os.ReadFile(filepath.Join(t.source.PGDATA, "pg_wal", name))
+		text, err := t.history(ctx, tli)
 		if err == nil {
 			history, err = postgres.ParseTimelineHistory(tli, text)
 		}
@@ -142,6 +142,14 @@ func (t *take) settleEnd(control postgres.ControlData) error {
 	}
 	t.ended.LSN, t.wal = end, ranges(history, t.began.LSN, end)
 	return nil
+}
+
+// history is what the standby knows of a timeline's past.
+func (t *take) history(ctx context.Context, tli postgres.TimelineID) ([]byte, error) {
+	if t.source.Streamed {
+		return t.stream.History(ctx, tli)
+	}
+	return os.ReadFile(filepath.Join(t.source.PGDATA, "pg_wal", postgres.HistoryFile(tli).String()))
 }
 
 // ranges are the WAL from start to stop as the timelines of a branch wrote it.

@@ -55,6 +55,12 @@ func (s *Server) StopBackup(ctx context.Context) (Stop, error) {
 	return stop, err
 }
 
+// Now is the server's clock.
+func (s *Server) Now(ctx context.Context) (now time.Time, err error) {
+	err = s.row(ctx, "ask the server for the time", `SELECT clock_timestamp()`, nil, &now)
+	return now, err
+}
+
 // CreateRestorePoint writes a named restore point and returns the end of its record.
 func (s *Server) CreateRestorePoint(ctx context.Context, name string) (postgres.LSN, error) {
 	var end string

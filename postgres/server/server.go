@@ -110,12 +110,15 @@ func (e *Error) Unwrap() error { return e.Err }
 // Hint is what a person can do about the error; may be empty.
 func (e *Error) Hint() string { return e.Advice }
 
-func failed(what string, err error) error {
+func failed(what string, err error) error { return failedIn(what, err, nil) }
+
+// failedIn knows better advice for some SQLSTATEs than what holds in general.
+func failedIn(what string, err error, better map[string]string) error {
 	e := &Error{What: what, Err: err}
 	var answer *pgconn.PgError
 	switch {
 	case errors.As(err, &answer):
-		e.Advice = cmp.Or(advice[answer.Code], answer.Hint)
+		e.Advice = cmp.Or(better[answer.Code], advice[answer.Code], answer.Hint)
 	case errors.As(err, new(*pgconn.ConnectError)):
 		e.Advice = "is the server running, and are host and port those of this member?"
 	}
