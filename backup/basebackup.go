@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
-	"strings"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -140,7 +140,8 @@ func (u *unpacker) volume(ctx context.Context, archive io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read the archive of volume %d: %w", u.oid, err)
 		}
-		entry := catalog.Entry{Path: below + strings.TrimSuffix(h.Name, "/"), Size: h.Size, Mode: uint32(h.Mode & 0o777), Modified: h.ModTime}
+		// Of some directories the server says ./name/.
+		entry := catalog.Entry{Path: below + path.Clean(h.Name), Size: h.Size, Mode: uint32(h.Mode & 0o777), Modified: h.ModTime}
 		if err := u.entry(ctx, entry, h.Typeflag, in); err != nil {
 			return fmt.Errorf("back up %s: %w", entry.Path, err)
 		}
