@@ -23,7 +23,7 @@ const module = "github.com/pgha-backup/pgha-backup"
 const (
 	maxFile    = 500
 	maxPackage = 3_000
-	maxTotal   = 19_500
+	maxTotal   = 22_000
 )
 
 // floors gives every package its floor. A package imports only lower floors. A
