@@ -193,6 +193,10 @@ func TestAnotherWasFirst(t *testing.T) {
 		r := &Runner{}
 		j := w.job(t, "0 * * * *")
 		runs(t, r, j)
+		until("00:01")
+		if s := state(t, r, "test"); s.Last.Result != Succeeded || s.Last.Error != "" {
+			t.Errorf("%+v", s)
+		}
 		until("00:50")
 		w.want(t, "00:00 run 00:00")
 		if s := state(t, r, "test"); s.Last.Result != Succeeded || !s.Due.IsZero() {
