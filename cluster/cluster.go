@@ -3,6 +3,8 @@
 package cluster
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -83,9 +85,21 @@ type Daemon struct {
 // Member finds a member by name.
 func (t Topology) Member(name string) (Member, bool) {
 	for _, m := range t.Members {
-		if m.Name == name {
+		if m.Name == name && name != "" {
 			return m, true
 		}
 	}
 	return Member{}, false
+}
+
+// Tagged tells whether a member's tag is set to something true.
+func (m Member) Tagged(tag string) bool { return True(m.Tags[tag]) }
+
+// True is what YAML 1.1, and so Patroni, takes for true, written as a string or not.
+func True(v any) bool {
+	switch strings.ToLower(fmt.Sprint(v)) {
+	case "true", "on", "yes", "1":
+		return true
+	}
+	return false
 }

@@ -109,6 +109,7 @@ func (k *checker) cluster() {
 	} else if err := catalog.ValidateScope(c.Cluster.Scope); err != nil {
 		k.bad("cluster.scope", "%v", err)
 	}
+	k.within("patroni.replicas_at_once", Size(c.Patroni.ReplicasAtOnce), 1, 64)
 	member, e := c.Cluster.Member, c.Patroni.Etcd
 	k.want(!strings.ContainsAny(member, "/\x00") && member != "..", "cluster.member", "%q cannot be part of a path", member)
 	for i, endpoint := range e.Endpoints {
