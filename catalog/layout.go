@@ -78,10 +78,15 @@ func (l layout) run(id BackupID, run RunID, name string) storage.Key {
 	return l.key("backup", string(id), string(run), name)
 }
 
+func (l layout) holds(id BackupID) storage.Key { return l.key("hold", string(id)) + "/" }
+
+func (l layout) hold(id BackupID, name string) storage.Key { return l.holds(id) + storage.Key(name) }
+
 // Object names inside a backup.
 const (
 	manifestName       = "manifest.json"
 	expiredName        = "expired.json"
+	removalName        = "removal.json"
 	startedName        = "started"
 	indexName          = "index"
 	backupManifestName = "backup_manifest"

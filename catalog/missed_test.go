@@ -97,7 +97,7 @@ func TestTaken(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, taken, err)
 		}
 	}
-	broken := faulty.New(mem.New(), faulty.On("head", faulty.NthAfter(2, errors.New("store is away"))))
+	broken := faulty.New(mem.New(), faulty.On("head", faulty.Nth(2, errors.New("store is away"))))
 	if taken, err := walRepository(broken).Taken(ctx, id); taken || err == nil || errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("a store that does not answer: %v, %v", taken, err)
 	}

@@ -75,7 +75,7 @@ func newArchive(size postgres.SegmentSize, timelines []TimelineWAL, histories ma
 	a := Archive{SegmentSize: size, Timelines: timelines, histories: histories}
 	for i := range a.Timelines {
 		t := &a.Timelines[i]
-		h, ok := a.history(t.Timeline)
+		h, ok := a.History(t.Timeline)
 		t.NoHistory = !ok
 		if n := len(h.Entries); n > 0 {
 			t.Parent, t.Switch = h.Entries[n-1].Parent, h.Entries[n-1].Switch
@@ -155,8 +155,8 @@ func (a Archive) has(s postgres.Segment) bool {
 	return false
 }
 
-// history is the branch that ends in tli; false if its history file is missing.
-func (a Archive) history(tli postgres.TimelineID) (postgres.TimelineHistory, bool) {
+// History is the branch that ends in tli; false if its history file is missing.
+func (a Archive) History(tli postgres.TimelineID) (postgres.TimelineHistory, bool) {
 	h, ok := a.histories[tli]
 	if !ok && tli == 1 {
 		return postgres.RootHistory(1), true
@@ -189,7 +189,7 @@ func (a Archive) needed(h postgres.TimelineHistory, m Manifest) []postgres.Segme
 // branches are the histories on which a backup's end lies, newest first.
 func (a Archive) branches(m Manifest) (found []postgres.TimelineHistory) {
 	for _, t := range slices.Backward(a.Timelines) {
-		if h, ok := a.history(t.Timeline); ok && h.Contains(m.StopTLI, m.StopLSN-1) {
+		if h, ok := a.History(t.Timeline); ok && h.Contains(m.StopTLI, m.StopLSN-1) {
 			found = append(found, h)
 		}
 	}

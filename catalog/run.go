@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -89,7 +90,26 @@ func (u *Run) Commit(ctx context.Context, m Manifest, index Index, backupManifes
 	if err != nil {
 		return m, fmt.Errorf("commit backup %s, run %s: %w", u.ID, u.Run, err)
 	}
-	return m, nil
+	return m, u.confirm(ctx, m)
+}
+
+// confirm looks, now that the manifest is there, whether expiry took the run, the
+// backup or its parent away before it could see that manifest, and if so withdraws it.
+func (u *Run) confirm(ctx context.Context, m Manifest) error {
+	r := u.repository
+	tombstones := []storage.Key{r.keys.backup(u.ID, expiredName)}
+	if m.Parent != "" {
+		tombstones = append(tombstones, r.keys.backup(m.Parent, expiredName))
+	}
+	absent, err := r.lost(ctx, append(tombstones, r.keys.run(u.ID, u.Run, startedName)))
+	if err != nil {
+		return fmt.Errorf("backup %s is committed, but nobody knows whether expiry took what it stands on: %w", u.ID, err)
+	}
+	if slices.Equal(absent, tombstones) {
+		return nil
+	}
+	err = fmt.Errorf("commit backup %s, run %s: %w, or what it stands on; nothing was committed", u.ID, u.Run, ErrExpired)
+	return errors.Join(err, r.remove(context.WithoutCancel(ctx), r.keys.backup(u.ID, manifestName)))
 }
 
 func (u *Run) putDocument(ctx context.Context, name string, data []byte) (Document, error) {
@@ -98,6 +118,13 @@ func (u *Run) putDocument(ctx context.Context, name string, data []byte) (Docume
 		return document, fmt.Errorf("store %s of backup %s: %w", name, u.ID, err)
 	}
 	return document, nil
+}
+
+// objectSizes are the objects of the run that the manifest vouches for.
+func (m Manifest) objectSizes() map[string]int64 {
+	sizes := m.packSizes()
+	sizes[indexName], sizes[backupManifestName] = m.Index.Size, m.BackupManifest.Size
+	return sizes
 }
 
 func (m Manifest) packSizes() map[string]int64 {

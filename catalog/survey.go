@@ -124,7 +124,7 @@ func (r *Repository) lastCommit(ctx context.Context, a Archive, s postgres.Segme
 		if object.Facts != nil && !object.Facts.MaxTime.IsZero() {
 			return object.Facts.MaxTime, nil
 		}
-		h, ok := a.history(s.Timeline)
+		h, ok := a.History(s.Timeline)
 		n := s.Number(a.SegmentSize)
 		if !ok || n == 0 {
 			break

@@ -63,16 +63,14 @@ func (f *findings) judge(backup BackupID, object string, err error) error {
 // look; findings are what it saw.
 func (r *Repository) VerifyBackup(ctx context.Context, m Manifest, a Archive, level VerifyLevel) ([]Finding, error) {
 	var found findings
-	want := m.packSizes()
-	want[indexName], want[backupManifestName] = m.Index.Size, m.BackupManifest.Size
-	err := r.compareRun(ctx, m, want, &found)
+	err := r.compareRun(ctx, m, m.objectSizes(), &found)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range a.Lacks(m) {
 		found.add(m.ID, string(r.keys.wal(postgres.WALFile{Kind: postgres.WALSegment, Segment: s})), "is missing: the backup cannot become consistent without it")
 	}
-	if _, ok := a.history(m.StopTLI); !ok {
+	if _, ok := a.History(m.StopTLI); !ok {
 		found.add(m.ID, string(r.keys.wal(postgres.HistoryFile(m.StopTLI))), "is missing: the backup's timeline cannot be followed")
 	}
 	if level == Hashes && len(found.all) == 0 {

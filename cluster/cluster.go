@@ -85,7 +85,7 @@ type Daemon struct {
 // Member finds a member by name.
 func (t Topology) Member(name string) (Member, bool) {
 	for _, m := range t.Members {
-		if m.Name == name {
+		if m.Name == name && name != "" {
 			return m, true
 		}
 	}

@@ -121,8 +121,9 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 			}
 		})
 	}
+	s.schedule()
 	all.Go(func() {
-		if err := s.runJobs(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		if err := s.runner.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			s.event(slog.LevelError, "scheduler.ended", "the scheduler ended", "error", err)
 		}
 	})

@@ -11,20 +11,21 @@ import (
 
 // samples are the metrics of this moment: docs/SERVICE.md. What is not known is not shown.
 func (s *service) samples(now time.Time) (all []metrics.Sample) {
+	d := s.status(now)
 	add := func(name, help string, value float64, labels ...string) {
-		all = append(all, metrics.Sample{Name: "pgha_" + name, Help: help, Value: value, Labels: labels})
+		all = append(all, metrics.Sample{Name: "pgha_" + name, Help: help, Value: value, Labels: append(labels, "cluster", d.Cluster)})
 	}
 	count := func(name, help string, value int) {
-		all = append(all, metrics.Sample{Name: "pgha_" + name, Help: help, Value: float64(value), Counter: true})
+		add(name, help, float64(value))
+		all[len(all)-1].Counter = true
 	}
 	at := func(name, help string, t time.Time, labels ...string) {
 		if !t.IsZero() {
 			add(name, help, float64(t.UnixMilli())/1000, labels...)
 		}
 	}
-	d := s.status(now)
 	_, _, viewErr := s.view.now()
-	add("build_info", "This version.", 1, "version", s.version, "go", runtime.Version(), "member", d.Member, "cluster", d.Cluster)
+	add("build_info", "This version.", 1, "version", s.version, "go", runtime.Version(), "member", d.Member)
 	add("etcd_up", "Whether the cluster's topology can be read.", truth(etcdUp(viewErr)))
 	add("leader", "Whether this member leads.", truth(d.Leader != "" && d.Leader == d.Member))
 	add("single_daemon", "Whether the daemon runs without anybody to agree with.", truth(d.Single))
@@ -43,8 +44,9 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 		add("pg_wal_full_seconds", "Until the filesystem of pg_wal is full at the growth of the last minutes; +Inf while it does not grow.", full)
 	}
 	for _, state := range d.Schedules {
-		at("schedule_next_timestamp_seconds", "The next scheduled time.", state.Next, "schedule", state.Name)
-		add("schedule_attempts", "Attempts at what is due now.", float64(state.Attempts), "schedule", state.Name)
+		at("schedule_next_timestamp_seconds", "The next scheduled time.", state.Next, "schedule", state.Job)
+		add("schedule_attempts", "Attempts at what is due now.", float64(state.Tries), "schedule", state.Job)
+		add("schedule_hung", "Attempts that were abandoned and have not ended.", float64(state.Hung), "schedule", state.Job)
 	}
 	add("backup_running", "Backups that this daemon takes now.", float64(len(d.Running)))
 
@@ -76,7 +78,7 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	}
 	add("gap_segments", "WAL segments that the archive lacks.", float64(gaps))
 	add("conflicts", "WAL files of which two contents are kept, undecided.", float64(len(s.survey.Conflicts)))
-	add("missed_total", "Scheduled times recorded as missed in the repository.", float64(s.survey.missed))
+	count("missed_total", "Scheduled times recorded as missed in the repository.", s.survey.missed)
 	return all
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/scheduler"
 )
 
 // service is one daemon at work. What reaches the outside are functions, so that
@@ -33,8 +35,11 @@ type service struct {
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
 	open    func(c config.Config) (Opener, error)
+	done    func(ctx context.Context, id catalog.BackupID) (bool, error)
 	take    func(ctx context.Context, t task) (catalog.Manifest, error)
+	expire  func(ctx context.Context) (said []any, err error) // nil: nothing is ever removed
 	close   func()
+	runner  *scheduler.Runner
 
 	again chan struct{} // a survey is wanted before its time
 
@@ -46,6 +51,7 @@ type service struct {
 	local   Local
 	survey  surveyed
 	running map[string]*Running // by task
+	holds   map[string]hold     // by key: claims between turn and run
 	counts  counts
 }
 
@@ -56,7 +62,7 @@ type claim interface {
 }
 
 // counts are since the start of the daemon.
-type counts struct{ committed, failed, missed int }
+type counts struct{ committed, failed int }
 
 // event says what happened, under a name that stays the same over releases.
 func (s *service) event(level slog.Level, event, text string, args ...any) {
@@ -65,7 +71,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 
 func newService(o Options, c config.Config) (*service, error) {
 	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open,
-		again: make(chan struct{}, 1), running: map[string]*Running{}, close: func() {}}
+		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
 	if s.me.Member == "" {
@@ -75,7 +81,8 @@ func newService(o Options, c config.Config) (*service, error) {
 	if s.opener, err = s.open(c); err != nil {
 		return nil, err
 	}
-	s.take = s.takeBackup
+	s.done, s.take, s.expire = s.committed, s.takeBackup, s.applyRetention
+	s.runner = &scheduler.Runner{Log: o.Log, File: filepath.Join(c.Cluster.StateDir, "schedules.json")}
 	po := o.Patroni
 	if len(po.Endpoints) == 0 && po.API == "" {
 		return s, nil
@@ -111,12 +118,17 @@ func (s *service) settings() config.Config {
 
 // see takes in what the observer saw.
 func (s *service) see(t cluster.Topology, err error) {
+	if before, _, _ := s.view.now(); err != nil && len(t.Members) == 0 {
+		t = before // what was last known
+	}
 	before, beforeErr := s.view.set(t, err)
-	switch {
-	case err != nil && (beforeErr == nil || beforeErr.Error() != err.Error()):
+	switch was, is := etcdUp(beforeErr), etcdUp(err); {
+	case was && !is:
 		s.event(slog.LevelWarn, "etcd.lost", "the cluster cannot be seen; archiving goes on without, schedules wait", "error", err)
-	case err == nil && beforeErr != nil:
+	case is && !was:
 		s.event(slog.LevelInfo, "etcd.back", "the cluster is seen again", "leader", t.Leader)
+	case err != nil:
+		s.event(slog.LevelWarn, "leader.unconfirmed", "nobody may be taken for the leader; schedules wait", "error", err)
 	}
 	if t.Leader != before.Leader {
 		s.event(slog.LevelInfo, "leader.changed", "the leader changed", "from", before.Leader, "to", t.Leader)

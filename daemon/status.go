@@ -11,6 +11,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/scheduler"
 )
 
 // Status is what /status shows: docs/CLI_JSON.md.
@@ -36,9 +37,9 @@ type Status struct {
 	Last     *LastBackup      `json:"last_backup,omitempty"`
 	Next     *NextBackup      `json:"next_backup,omitempty"`
 
-	Schedules []ScheduleState `json:"schedules"`
-	Running   []Running       `json:"running"`
-	Problems  []string        `json:"problems"`
+	Schedules []scheduler.State `json:"schedules"`
+	Running   []Running         `json:"running"`
+	Problems  []string          `json:"problems"`
 }
 
 // LastBackup is the newest whole one.
@@ -58,17 +59,6 @@ type NextBackup struct {
 	Why      string    `json:"why"`
 }
 
-// ScheduleState is how a schedule or another task of the daemon stands.
-type ScheduleState struct {
-	Name     string    `json:"name"`
-	State    string    `json:"state"`
-	Why      string    `json:"why,omitempty"` // of waiting, in words
-	Next     time.Time `json:"next,omitzero"`
-	Due      time.Time `json:"due,omitzero"`
-	Attempts int       `json:"attempts,omitempty"` // at what is due
-	Error    string    `json:"error,omitempty"`    // of the last attempt
-}
-
 // Running is a task under way in this daemon.
 type Running struct {
 	Task       string           `json:"task"`
@@ -86,7 +76,7 @@ type Running struct {
 // Status is how all stands now.
 func (s *service) status(now time.Time) Status {
 	t, _, viewErr := s.view.now()
-	schedules := s.states()
+	schedules := s.runner.States()
 	next := s.nextBackup(schedules, t, viewErr)
 	system := s.system()
 	s.mu.Lock()
@@ -95,7 +85,7 @@ func (s *service) status(now time.Time) Status {
 		Cluster: s.config.Cluster.Scope, System: system, Member: s.me.Member, Version: s.version, Started: s.started,
 		Loaded: s.loaded, Refused: s.refused, Single: s.single(), Role: cluster.Unknown, Leader: t.Leader, Paused: t.Paused,
 		Surveyed: s.survey.at, Windows: append([]catalog.Window{}, s.survey.Windows...), Next: next,
-		Schedules: append([]ScheduleState{}, schedules...), Running: []Running{}, Problems: []string{},
+		Schedules: append([]scheduler.State{}, schedules...), Running: []Running{}, Problems: []string{},
 	}
 	if m, ok := t.Member(s.me.Member); ok {
 		d.Role = m.Role
@@ -119,7 +109,7 @@ func (s *service) status(now time.Time) Status {
 	if s.survey.err != nil {
 		d.Store = s.survey.err.Error()
 	}
-	d.Problems = append(d.Problems, s.problems(t, viewErr)...)
+	d.Problems = append(d.Problems, s.problems(t, viewErr, schedules)...)
 	return d
 }
 
@@ -135,7 +125,7 @@ func RPO(windows []catalog.Window, now time.Time) *float64 {
 }
 
 // problems needs the lock.
-func (s *service) problems(t cluster.Topology, viewErr error) (all []string) {
+func (s *service) problems(t cluster.Topology, viewErr error, states []scheduler.State) (all []string) {
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	if s.refused != "" {
 		add("configuration: the newest is refused, the old one is in force: %s", s.refused)
@@ -160,9 +150,9 @@ func (s *service) problems(t cluster.Topology, viewErr error) (all []string) {
 	if s.config.Cluster.DataDir != "" {
 		all = append(all, s.local.Problems()...)
 	}
-	for _, state := range s.states() {
-		if state.Error != "" {
-			add("schedule %s: %s", state.Name, state.Error)
+	for _, state := range states {
+		if last := state.Last; last.Result != "" && last.Result != scheduler.Succeeded {
+			add("schedule %s: %s %s: %s", state.Job, last.At.UTC().Format(time.RFC3339), last.Result, last.Error)
 		}
 	}
 	return all
@@ -179,9 +169,9 @@ func want(c config.Schedule, waited bool) cluster.SourceWant {
 }
 
 // nextBackup is the earliest of the schedules and who would take it now.
-func (s *service) nextBackup(states []ScheduleState, t cluster.Topology, viewErr error) (next *NextBackup) {
+func (s *service) nextBackup(states []scheduler.State, t cluster.Topology, viewErr error) (next *NextBackup) {
 	for _, schedule := range s.settings().Schedules {
-		i := slices.IndexFunc(states, func(st ScheduleState) bool { return st.Name == schedule.Name })
+		i := slices.IndexFunc(states, func(st scheduler.State) bool { return st.Job == schedule.Name })
 		if i < 0 || states[i].Next.IsZero() || next != nil && !states[i].Next.Before(next.At) {
 			continue
 		}

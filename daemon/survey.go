@@ -7,6 +7,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // How often we look, and how long one look may take: a store or a server that
@@ -74,12 +75,31 @@ func (s *service) readStore(ctx context.Context) (surveyed, error) {
 	}
 	found, err := repository.Survey(ctx)
 	if catalog.IsEmpty(err) {
-		return surveyed{at: time.Now(), empty: true}, nil
+		if err := s.begin(ctx, repository); err != nil {
+			return surveyed{}, err
+		}
+		if found, err = repository.Survey(ctx); catalog.IsEmpty(err) {
+			return surveyed{at: time.Now(), empty: true}, nil
+		}
 	}
 	if err != nil {
 		return surveyed{}, err
 	}
-	return surveyed{Survey: found, at: time.Now()}, nil
+	missed, err := repository.MissedIDs(ctx)
+	return surveyed{Survey: found, at: time.Now(), missed: len(missed)}, err
+}
+
+// begin makes the repository if this daemon stands beside the leader, so that the
+// first backup of an idle cluster is due too.
+func (s *service) begin(ctx context.Context, repository *catalog.Repository) error {
+	c := s.settings()
+	t, _, err := s.view.now()
+	control, unread := wal.ReadControl(c.Cluster.DataDir)
+	if err != nil || unread != nil || t.Leader != s.me.Member || control.System != repository.Location().System {
+		return nil // it is not ours to do
+	}
+	_, err = repository.Create(ctx, control.SegmentSize, c.Repository().ConditionalWrites, time.Now())
+	return err
 }
 
 // wantsFirst tells whether the repository waits for its first whole backup.

@@ -67,16 +67,22 @@ func (w *watcher) follow(ctx context.Context, t cluster.Topology) {
 	if err != nil {
 		return
 	}
-	events := client.Watch(ctx, w.base+"/", clientv3.WithPrefix(), clientv3.WithRev(t.Revision+1))
+	watching := make(chan clientv3.WatchChan, 1)
+	go func() { // it returns when etcd has answered, which may be never
+		watching <- client.Watch(ctx, w.base+"/", clientv3.WithPrefix(), clientv3.WithRev(t.Revision+1))
+	}()
+	var events clientv3.WatchChan
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case events = <-watching:
+			continue
 		case answer, open := <-events:
 			if !open || answer.Err() != nil { // compacted, cancelled, or a member without a leader
 				return
 			}
-			if answer.Header.Revision <= t.Revision {
+			if answer.Header.GetRevision() <= t.Revision {
 				continue // a later reading has it
 			}
 		case <-time.After(w.pause):

@@ -1,0 +1,154 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/storage"
+)
+
+// Hold is hold/<BackupID>/<name>: while it is there and not over, the backup is not
+// removed. It is never changed; to release it is to delete it.
+type Hold struct {
+	Format int       `json:"format"`
+	Backup BackupID  `json:"backup"`
+	Name   string    `json:"name"`
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until,omitzero"` // zero: until it is released
+	// Restore is set by a running restore: WAL from the backup on stays too.
+	Restore bool `json:"restore,omitempty"`
+}
+
+// Active tells whether the hold still counts.
+func (h Hold) Active(now time.Time) bool { return h.Until.IsZero() || now.Before(h.Until) }
+
+var holdPattern = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){0,62}$`)
+
+// Hold writes a hold, and shows the backup again if it was hidden. ErrNoBackup if
+// there is no such backup, ErrExpired if its data is being removed already,
+// storage.ErrExist if it has another hold of that name.
+func (r *Repository) Hold(ctx context.Context, h Hold) error {
+	if err := r.hold(ctx, h); err != nil || h.Restore {
+		return err
+	}
+	return r.Unexpire(ctx, h.Backup)
+}
+
+// hold writes first and looks then; a remover does it the other way round, so one
+// of them sees the other.
+func (r *Repository) hold(ctx context.Context, h Hold) error {
+	if _, err := ParseBackupID(string(h.Backup)); err != nil {
+		return err
+	}
+	if !holdPattern.MatchString(h.Name) {
+		return fmt.Errorf("hold %q: want lower-case letters, digits and single '-'", h.Name)
+	}
+	h.Format = Format
+	key := r.keys.hold(h.Backup, h.Name)
+	if err := r.createDocument(ctx, key, h); err != nil {
+		return fmt.Errorf("hold backup %s: %w", h.Backup, err)
+	}
+	_, err := r.bucket.Head(ctx, r.keys.backup(h.Backup, manifestName))
+	if err == nil {
+		switch _, err = r.bucket.Head(ctx, r.keys.backup(h.Backup, removalName)); {
+		case errors.Is(err, storage.ErrNotExist):
+			return nil
+		case err == nil:
+			err = fmt.Errorf("hold backup %s: %w and is being removed", h.Backup, ErrExpired)
+		}
+	} else if errors.Is(err, storage.ErrNotExist) {
+		err = fmt.Errorf("%w: %q", ErrNoBackup, h.Backup)
+	}
+	return errors.Join(err, r.remove(context.WithoutCancel(ctx), key))
+}
+
+// Release deletes a hold.
+func (r *Repository) Release(ctx context.Context, id BackupID, name string) error {
+	return r.remove(ctx, r.keys.hold(id, name))
+}
+
+// Holds reads every hold, also those that are over.
+func (r *Repository) Holds(ctx context.Context) ([]Hold, error) {
+	root := r.keys.key("hold") + "/"
+	objects, err := r.listTwice(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	var found []Hold
+	for _, object := range objects {
+		id, name, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(root)), "/")
+		var h Hold
+		if err := r.readDocument(ctx, object.Key, 1<<16, &h); err != nil {
+			return nil, err
+		}
+		if string(h.Backup) != id || h.Name != name {
+			return nil, fmt.Errorf("%s: names hold %q of backup %q", object.Key, h.Name, h.Backup)
+		}
+		found = append(found, h)
+	}
+	return found, nil
+}
+
+// The hold of a running restore is written anew each restoreRenew, for restoreHold.
+const (
+	restoreHold  = 24 * time.Hour
+	restoreRenew = 8 * time.Hour
+)
+
+// HoldForRestore keeps a backup and the WAL after it until release is called. One
+// that cannot be written is a warning: reading needs no right to write.
+func (r *Repository) HoldForRestore(ctx context.Context, id BackupID, by string, log *slog.Logger) (release func()) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	name := ""
+	renew := func() {
+		now := time.Now().UTC().Truncate(time.Second)
+		next := "restore-" + randomHex(4)
+		err := r.Hold(ctx, Hold{Backup: id, Name: next, Reason: "a restore is running", By: by, At: now, Until: now.Add(restoreHold), Restore: true})
+		if err != nil {
+			log.Warn("the repository does not know of this restore: expiry may remove the backup under it", "backup", id, "why", err)
+			return
+		}
+		if name != "" {
+			_ = r.Release(ctx, id, name) // it ends by itself
+		}
+		name = next
+	}
+	renew()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticker := time.NewTicker(restoreRenew)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				renew()
+			case <-stop:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if name == "" {
+			return
+		}
+		if err := r.Release(within, id, name); err != nil {
+			log.Warn("the restore's hold is left; it ends by itself", "backup", id, "hold", name, "why", err)
+		}
+	}
+}
