@@ -27,6 +27,7 @@ type take struct {
 
 	// by preflight
 	facts       server.Facts
+	writer      server.Facts // of the server that writes WAL: this one, or a standby's leader
 	control     postgres.ControlData
 	groupAccess bool
 	// by start
@@ -38,16 +39,19 @@ type take struct {
 	unpacker *unpacker
 	ended    server.Stop
 	label    postgres.BackupLabel
+	wal      []postgres.WALRange // from start to stop, timeline by timeline
 	// by commit
 	manifest catalog.Manifest
 }
 
-// Take takes a full backup of a running primary and commits it. It is a
+// Take takes a full backup of a running primary, or of a standby if the source knows
+// its leader, and commits it. It is a
 // *PreflightError if nothing was changed. After any other error nothing was
 // committed either: what the run has stored is garbage for expiry to remove. An
 // error after the start ends the session of source.Server, and backup mode with it.
 func Take(ctx context.Context, source Source, repository *catalog.Repository, options Options) (catalog.Manifest, error) {
 	t := &take{source: source, repository: repository, options: options.withDefaults()}
+	defer t.leave()
 	t.archive = &archiveWait{repository: repository, server: source.Server, stall: t.options.ArchiveStall, limit: t.options.ArchiveLimit,
 		warn: t.warn, waiting: func(text string) { tell(t, options.Events.Waiting, text) }}
 	start, copyAll, stop := t.start, t.copyFiles, t.stop
@@ -166,7 +170,7 @@ const (
 )
 
 // watch tells of progress each second and ends the copy when the server is not
-// what it was: a demoted or restarted one has left backup mode.
+// what it was: a demoted, promoted or restarted one has left backup mode.
 func (t *take) watch(ctx context.Context, done <-chan struct{}, p Progress) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -192,7 +196,8 @@ func (t *take) watch(ctx context.Context, done <-chan struct{}, p Progress) erro
 	}
 }
 
-// position is where the server writes; an error if it is not the primary any more.
+// position is where the server writes, or how far it has replayed; an
+// *AbandonedError if it is not what it was any more.
 func (t *take) position(ctx context.Context) (postgres.LSN, error) {
 	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
 	defer cancel()
@@ -200,10 +205,12 @@ func (t *take) position(ctx context.Context) (postgres.LSN, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case p.InRecovery:
-		return 0, fmt.Errorf("the server became a standby during the backup: take it on the new leader")
+	case p.InRecovery && !t.facts.InRecovery:
+		return 0, &AbandonedError{"the server became a standby"}
+	case !p.InRecovery && t.facts.InRecovery:
+		return 0, &AbandonedError{"the standby was promoted"}
 	case !p.Started.Equal(t.facts.Started):
-		return 0, fmt.Errorf("the server was restarted during the backup")
+		return 0, &AbandonedError{"the server was restarted"}
 	}
 	return p.LSN, nil
 }
@@ -211,27 +218,36 @@ func (t *take) position(ctx context.Context) (postgres.LSN, error) {
 // stop copies pg_control when everything else is copied, ends backup mode, and
 // stores what can only be known then.
 func (t *take) stop(ctx context.Context) error {
+	if _, err := t.position(ctx); err != nil {
+		return err
+	}
 	control, data, err := readControl(t.source.PGDATA)
 	if err != nil {
 		return err
 	}
-	if data.System != t.facts.System || data.Timeline != t.began.Timeline {
+	if data.System != t.facts.System || data.Timeline != t.began.Timeline && !t.facts.InRecovery {
 		return fmt.Errorf("pg_control is now of system %s on timeline %d: the directory was exchanged during the backup", data.System, data.Timeline)
 	}
 	if t.ended, err = t.source.Server.StopBackup(ctx); err != nil {
 		return err
 	}
-	return t.finish(ctx, string(control))
+	return t.finish(ctx, control, data)
 }
 
 // finish judges what the server said at the end, and stores what comes last.
-func (t *take) finish(ctx context.Context, control string) (err error) {
+func (t *take) finish(ctx context.Context, control []byte, data postgres.ControlData) (err error) {
 	if t.label, err = postgres.ParseBackupLabel(t.ended.Label); err != nil {
 		return err
 	}
 	if t.label.StartLSN != t.began.LSN || t.label.StartTimeline != t.began.Timeline || t.ended.LSN < t.began.LSN {
 		return fmt.Errorf("the server stopped another backup than ours: it began at %s on timeline %d, ours at %s on %d",
 			t.label.StartLSN, t.label.StartTimeline, t.began.LSN, t.began.Timeline)
+	}
+	t.wal = []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
+	if t.facts.InRecovery {
+		if err := t.settleEnd(ctx, data); err != nil {
+			return err
+		}
 	}
 	if err := t.settleTablespaces(); err != nil {
 		return err
@@ -241,7 +257,7 @@ func (t *take) finish(ctx context.Context, control string) (err error) {
 		return err
 	}
 	defer pack.Abort() // does nothing once it is stored
-	last := []struct{ path, content string }{{labelFile, t.ended.Label}, {mapFile, t.ended.TablespaceMap}, {controlFile, control}}
+	last := []struct{ path, content string }{{labelFile, t.ended.Label}, {mapFile, t.ended.TablespaceMap}, {controlFile, string(control)}}
 	for _, f := range last {
 		if f.content == "" {
 			continue
@@ -283,16 +299,29 @@ func (t *take) settleTablespaces() error {
 
 // awaitWAL waits until the repository holds what the backup needs to be consistent.
 func (t *take) awaitWAL(ctx context.Context) error {
-	return t.archive.wait(ctx, span{t.began.Timeline, t.began.LSN, t.ended.LSN})
+	if t.facts.InRecovery {
+		if err := t.endSegment(ctx); err != nil {
+			return err
+		}
+	}
+	for _, s := range spans(t.wal, t.facts.SegmentSize) {
+		if err := t.archive.wait(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *take) commit(ctx context.Context) error {
 	m := catalog.Manifest{
-		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: t.source.method(), Tool: t.options.Tool, Comment: t.options.Comment,
+		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: t.source.method(), Reason: t.source.Reason, Tool: t.options.Tool, Comment: t.options.Comment,
 		Version: t.facts.Version, SegmentSize: t.facts.SegmentSize,
-		Timeline: t.began.Timeline, StartLSN: t.began.LSN, Checkpoint: t.label.CheckpointLSN, StopLSN: t.ended.LSN, StopTLI: t.began.Timeline,
+		Timeline: t.began.Timeline, StartLSN: t.began.LSN, Checkpoint: t.label.CheckpointLSN, StopLSN: t.ended.LSN, StopTLI: t.wal[len(t.wal)-1].Timeline,
 		StartTime: t.began.Time.UTC(), StopTime: t.ended.Time.UTC(),
 		Settings: t.settings(), Tablespaces: t.tablespaces, Damage: t.copier.damage, Vanished: t.copier.vanished,
+	}
+	if t.facts.InRecovery {
+		m.Role = "replica"
 	}
 	var index catalog.Index
 	for _, pack := range t.copier.packs {
@@ -313,8 +342,7 @@ func (t *take) commit(ctx context.Context) error {
 		m.Bytes += f.Size
 	}
 	var manifest bytes.Buffer
-	ranges := []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
-	if err := postgres.WriteBackupManifest(&manifest, t.facts.Version, t.facts.System, files, ranges); err != nil {
+	if err := postgres.WriteBackupManifest(&manifest, t.facts.Version, t.facts.System, files, t.wal); err != nil {
 		return err
 	}
 	var err error

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
-	"strings"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -54,9 +54,8 @@ func (t *take) stopStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.stream.Close()
-	if end.Timeline != t.began.Timeline {
-		return fmt.Errorf("the server went from timeline %d to %d during the backup", t.began.Timeline, end.Timeline)
+	if end.Timeline != t.began.Timeline && !t.facts.InRecovery {
+		return fmt.Errorf("the server went from timeline %d to %d during the backup", uint32(t.began.Timeline), uint32(end.Timeline))
 	}
 	if end.Damaged && len(t.copier.damage) == 0 {
 		t.warn("the server found damaged pages where we see none: its log of this time names the files")
@@ -74,7 +73,7 @@ func (t *take) stopStream(ctx context.Context) error {
 	if t.ended.Time, err = t.source.Server.Now(ctx); err != nil {
 		return err
 	}
-	return t.finish(ctx, last[controlFile])
+	return t.finish(ctx, []byte(last[controlFile]), t.control)
 }
 
 // unpacker copies the archives of a streamed base backup into packs, as its copier
@@ -141,7 +140,8 @@ func (u *unpacker) volume(ctx context.Context, archive io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read the archive of volume %d: %w", u.oid, err)
 		}
-		entry := catalog.Entry{Path: below + strings.TrimSuffix(h.Name, "/"), Size: h.Size, Mode: uint32(h.Mode & 0o777), Modified: h.ModTime}
+		// Of some directories the server says ./name/.
+		entry := catalog.Entry{Path: below + path.Clean(h.Name), Size: h.Size, Mode: uint32(h.Mode & 0o777), Modified: h.ModTime}
 		if err := u.entry(ctx, entry, h.Typeflag, in); err != nil {
 			return fmt.Errorf("back up %s: %w", entry.Path, err)
 		}

@@ -24,6 +24,17 @@ func (t *take) preflight(ctx context.Context) error {
 	if err := t.checkServer(); err != nil {
 		return err
 	}
+	t.writer = t.facts
+	if t.facts.InRecovery {
+		if err := t.checkStandby(ctx); err != nil {
+			return err
+		}
+		defer t.leave()
+	}
+	if f := t.writer; !f.Archives() {
+		return &PreflightError{Reason: fmt.Sprintf("WAL is not archived: archive_mode is %q, archive_command %q", f.ArchiveMode, f.ArchiveCommand),
+			Advice: "a backup is worth nothing without the WAL of its time: set archive_mode = on (needs a restart) and archive_command to archive-push"}
+	}
 	checkFiles := t.checkDirectory
 	if t.source.Streamed {
 		checkFiles = t.openStream
@@ -34,7 +45,10 @@ func (t *take) preflight(ctx context.Context) error {
 	if err := t.openRepository(ctx); err != nil {
 		return err
 	}
-	return t.proveArchiving(ctx)
+	if err := t.proveArchiving(ctx); err != nil || !t.facts.InRecovery {
+		return err
+	}
+	return t.catchUp(ctx)
 }
 
 func (t *take) checkServer() error {
@@ -43,14 +57,11 @@ func (t *take) checkServer() error {
 	case !f.Version.Supported():
 		return &PreflightError{Reason: fmt.Sprintf("PostgreSQL %s is not supported", f.Version),
 			Advice: fmt.Sprintf("this version is made for PostgreSQL %d to %d", postgres.OldestMajor, postgres.NewestMajor)}
-	case f.InRecovery:
+	case f.InRecovery && t.source.Leader == nil:
 		return &PreflightError{Reason: "the server is a standby", Advice: "take the backup on the leader"}
 	case f.System != at.System:
 		return &PreflightError{Reason: fmt.Sprintf("the server is system %s, the repository is that of %s", f.System, at.System),
 			Advice: "is this the right cluster, and was it not upgraded or made anew?"}
-	case !f.Archives():
-		return &PreflightError{Reason: fmt.Sprintf("WAL is not archived: archive_mode is %q, archive_command %q", f.ArchiveMode, f.ArchiveCommand),
-			Advice: "a backup is worth nothing without the WAL of its time: set archive_mode = on (needs a restart) and archive_command to archive-push"}
 	}
 	return nil
 }
@@ -104,12 +115,12 @@ func (t *take) openRepository(ctx context.Context) error {
 // not copied into a backup that can never be whole. The record before the switch
 // makes sure that an idle server has something to end.
 func (t *take) proveArchiving(ctx context.Context) error {
-	lsn, err := t.source.Server.CreateRestorePoint(ctx, fmt.Sprintf("%.63s", "pgha-backup "+string(t.options.ID)))
+	lsn, err := t.archive.server.CreateRestorePoint(ctx, fmt.Sprintf("%.63s", "pgha-backup "+string(t.options.ID)))
 	if err == nil {
-		err = t.source.Server.SwitchWAL(ctx)
+		err = t.archive.server.SwitchWAL(ctx)
 	}
 	if err == nil {
-		err = t.archive.wait(ctx, span{t.facts.Timeline, lsn, lsn})
+		err = t.archive.wait(ctx, span{t.writer.Timeline, lsn, lsn})
 	}
 	if err != nil {
 		return &PreflightError{Reason: "WAL does not reach the repository", Err: err}

@@ -142,6 +142,7 @@ type Backup struct {
 	RateLimit Size `yaml:"rate_limit"` // bytes read per second by all workers; 0: no limit
 	PackSize  Size `yaml:"pack_size"`  // plaintext bytes at which a pack ends
 	PartSize  Size `yaml:"part_size"`  // bytes of one part of an upload
+	MaxLag    Size `yaml:"max_lag"`    // bytes a replica may be behind when its backup begins; 0: no limit
 	// WALTimeout is how long to wait for the WAL of the backup to be archived.
 	WALTimeout time.Duration `yaml:"wal_timeout"`
 }
@@ -158,7 +159,7 @@ func Default() Config {
 		Patroni: Patroni{ReplicasAtOnce: 2},
 		Archive: Archive{GetBatch: 8, PushTimeout: 60 * time.Second, GetStandbyTimeout: 2 * time.Second,
 			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute},
-		Backup:    Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, WALTimeout: time.Hour},
+		Backup:    Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, MaxLag: 256 << 20, WALTimeout: time.Hour},
 		Retention: defaultRetention(),
 		Daemon:    Daemon{Listen: "127.0.0.1:8018", ReplicasAtOnce: 2},
 		Log:       Log{Level: "info", Format: "text"},

@@ -2,8 +2,11 @@ package retention
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 )
@@ -26,7 +29,174 @@ type Outcome struct {
 	Withdrawn []catalog.BackupID `json:"withdrawn"`
 }
 
-// Apply carries out a plan. Interrupted at any point, the next plan completes it.
+// sweep is a plan being carried out.
+type sweep struct {
+	Options
+	repo *catalog.Repository
+	plan Plan
+	done Outcome
+	// keepWAL: something begins in WAL that the plan removes.
+	keepWAL bool
+}
+
+// Apply carries out a plan. It writes first what it means to do, then looks again
+// whether anybody took hold of a backup, then removes. Interrupted at any point, the
+// next plan completes it.
 func Apply(ctx context.Context, repo *catalog.Repository, plan Plan, options Options) (Outcome, error) {
-	return Outcome{}, errors.New("not built yet")
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &sweep{Options: options, repo: repo, plan: plan}
+	if plan.facts.Clock.IsZero() && plan.Changes() {
+		return s.done, refuse("run it with credentials that may write and delete", "the store's clock was not asked")
+	}
+	err := s.announce(ctx)
+	if err == nil {
+		err = s.lookAgain(ctx)
+	}
+	if err == nil {
+		err = s.remove(ctx)
+	}
+	if err != nil {
+		err = fmt.Errorf("expire backups of %s: %w", repo.Root(), err)
+	}
+	return s.done, err
+}
+
+// stored is what the plan was made from.
+func (s *sweep) stored(id catalog.BackupID) Backup {
+	i := slices.IndexFunc(s.plan.facts.Backups, func(b Backup) bool { return b.ID == id })
+	return s.plan.facts.Backups[i]
+}
+
+// announce writes tombstones, and the records that removals have begun.
+func (s *sweep) announce(ctx context.Context) error {
+	for _, v := range s.plan.Backups {
+		b := s.stored(v.Backup)
+		var err error
+		switch {
+		case v.Action == Hide:
+			err = s.repo.Expire(ctx, v.Backup, catalog.Expired{At: s.plan.At, Reason: strings.Join(v.Reasons, "; "), By: s.By})
+		case v.Action == Remove && b.Manifest != nil:
+			err = s.repo.BeginRemoval(ctx, v.Backup, catalog.Removal{At: s.plan.At, By: s.By, Run: b.Manifest.Run})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookAgain withdraws what somebody took hold of since the plan was made: a hold, a
+// child that was committed or is being made, or a hand that showed it (R16).
+func (s *sweep) lookAgain(ctx context.Context) error {
+	again, err := s.repo.Inventory(ctx)
+	if err != nil {
+		return err
+	}
+	wanted := s.wanted(again)
+	for _, v := range s.plan.Backups {
+		i := slices.IndexFunc(again.Backups, func(b catalog.StoredBackup) bool { return b.ID == v.Backup })
+		there := i >= 0 && again.Backups[i].Manifest != nil
+		shown := i >= 0 && again.Backups[i].Expired == nil
+		switch {
+		case v.Action == Show && there:
+			s.done.Shown = append(s.done.Shown, v.Backup)
+		case (v.Action == Hide || v.Action == Remove) && there && (wanted[v.Backup] || shown):
+			s.done.Withdrawn = append(s.done.Withdrawn, v.Backup)
+		case v.Action == Hide:
+			s.done.Hidden = append(s.done.Hidden, v.Backup)
+			s.Log.Info("backup hidden", "backup", v.Backup, "why", strings.Join(v.Reasons, "; "))
+			continue
+		default:
+			continue
+		}
+		s.Log.Info("backup is shown again", "backup", v.Backup, "why", strings.Join(v.Reasons, "; "))
+		if err := s.repo.Unexpire(ctx, v.Backup); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wanted are the backups that must be there now, with all that they stand on.
+func (s *sweep) wanted(again catalog.Inventory) map[catalog.BackupID]bool {
+	going := map[catalog.BackupID]bool{}
+	for _, v := range s.plan.Backups {
+		going[v.Backup] = v.Action == Hide || v.Action == Wait || v.Action == Remove
+	}
+	wanted := map[catalog.BackupID]bool{}
+	for _, h := range again.Holds {
+		wanted[h.Backup] = wanted[h.Backup] || h.Active(s.plan.now)
+	}
+	parent := map[catalog.BackupID]catalog.BackupID{}
+	for _, b := range again.Backups {
+		if b.Manifest != nil {
+			parent[b.ID] = b.Manifest.Parent
+			wanted[b.ID] = wanted[b.ID] || !going[b.ID]
+			s.keepWAL = s.keepWAL || wanted[b.ID] && s.plan.goneAt(b.Manifest.Timeline, b.Manifest.StartLSN)
+		}
+		for _, run := range b.Unfinished() {
+			if !slices.ContainsFunc(s.plan.Runs, func(v Verdict) bool { return v.Run == run.Run && v.Action == Remove }) {
+				wanted[parentOf(run)] = true
+				s.keepWAL = s.keepWAL || run.Started != nil && s.plan.goneAt(run.Started.Timeline, run.Started.StartLSN)
+			}
+		}
+	}
+	for id := range parent {
+		for at := id; wanted[id] && parent[at] != ""; at = parent[at] {
+			wanted[parent[at]] = true
+		}
+	}
+	return wanted
+}
+
+// remove deletes: children before parents, backups before WAL.
+func (s *sweep) remove(ctx context.Context) error {
+	for _, v := range slices.Backward(s.plan.Backups) {
+		if v.Action != Remove || slices.Contains(s.done.Withdrawn, v.Backup) {
+			continue
+		}
+		run := catalog.RunID("")
+		if b := s.stored(v.Backup); b.Manifest != nil {
+			run = b.Manifest.Run
+		} else {
+			run = b.Removal.Run
+		}
+		if err := s.repo.Remove(ctx, v.Backup, run); err != nil {
+			return err
+		}
+		s.done.Removed = append(s.done.Removed, v.Backup)
+		s.Log.Info("backup removed", "backup", v.Backup, "stored", v.Stored)
+	}
+	for _, v := range s.plan.Runs {
+		if v.Action != Remove {
+			continue
+		}
+		if err := s.repo.RemoveRun(ctx, v.Backup, v.Run); err != nil {
+			return err
+		}
+		s.done.Runs = append(s.done.Runs, v.Run)
+		s.Log.Info("unfinished run removed", "backup", v.Backup, "run", v.Run)
+	}
+	for _, v := range s.plan.Backups {
+		if v.Action == Forget {
+			if err := s.repo.Forget(ctx, v.Backup); err != nil {
+				return err
+			}
+		}
+	}
+	if len(s.done.Withdrawn) > 0 || s.keepWAL {
+		return nil // what stays is more than the plan knew, and needs its WAL
+	}
+	return s.removeWAL(ctx)
+}
+
+func (s *sweep) removeWAL(ctx context.Context) (err error) {
+	timelines := slices.Sorted(maps.Keys(s.plan.kept))
+	s.done.WAL, err = s.repo.RemoveWAL(ctx, timelines, s.plan.gone)
+	if s.done.WAL > 0 {
+		s.Log.Info("WAL removed", "objects", s.done.WAL)
+	}
+	return err
 }

@@ -28,6 +28,7 @@ type decision struct {
 	fulls  []Backup  // the full ones among them
 	why    map[catalog.BackupID][]string
 	whole  map[catalog.BackupID]bool // the WAL after it stays too
+	since  *Backup                   // the oldest that count or window keep
 }
 
 // NewPlan decides what goes. It asks nobody, and refuses (*RefusedError) where the
@@ -50,7 +51,7 @@ func NewPlan(f Facts, policy Policy, now time.Time) (Plan, error) {
 	d.faulty()
 	d.held()
 	d.families()
-	plan := Plan{At: now, facts: f}
+	plan := Plan{At: now.UTC(), facts: f, now: d.now}
 	if f.Clock.IsZero() {
 		plan.Notes = append(plan.Notes, "these credentials may not write: the store's clock was not asked, and nothing can be removed with them")
 	}
@@ -141,14 +142,17 @@ func (d *decision) byCount() {
 	for i, b := range d.fulls {
 		whole := i < p.WALFull
 		d.whole[b.ID] = whole
-		if p.empty() {
+		switch {
+		case p.empty():
 			d.keep(b, whole, "no retention rule is configured")
-		}
-		if i < p.Keep {
+		case i < p.Keep:
 			d.keep(b, whole, "one of the newest %d", p.Keep)
-		} else if i < max(1, p.Minimum) {
+		case i < max(1, p.Minimum):
 			d.keep(b, whole, "at least %d stay", max(1, p.Minimum))
+		default:
+			continue
 		}
+		d.reach(b)
 	}
 	// After a recovery to the past the newest backup may lie on the branch that was
 	// left: the one that the living timeline can be restored from is another.
@@ -158,6 +162,13 @@ func (d *decision) byCount() {
 		if b, ok := newestOn(h, d.good); ok {
 			d.keep(b, true, "the newest good one on timeline %d", uint32(tli))
 		}
+	}
+}
+
+// reach remembers how far back the rules go that keep all of a time.
+func (d *decision) reach(b Backup) {
+	if d.since == nil || byStop(b, *d.since) < 0 {
+		d.since = &b
 	}
 }
 
@@ -192,6 +203,7 @@ func (d *decision) byWindow() {
 	for _, b := range d.good {
 		if b.Manifest.StopTime.After(begin) {
 			d.keep(b, true, "inside the window since %s", clock(begin))
+			d.reach(b)
 		} else {
 			before = append(before, b)
 		}
@@ -226,19 +238,13 @@ func (d *decision) byPeriod(name string, n int, period func(time.Time) string) {
 // faulty keeps bad ones as long as the rules would keep a good one of their age: a
 // person may want to look. With no good one at all everything stays.
 func (d *decision) faulty() {
-	var oldest *Backup
-	for i, b := range d.good {
-		if len(d.why[b.ID]) > 0 && d.whole[b.ID] || i == 0 {
-			oldest = &d.good[i]
-		}
-	}
 	for _, b := range d.Backups {
 		switch {
 		case b.Manifest == nil || b.Fault == "":
-		case oldest == nil:
+		case d.since == nil:
 			d.keep(b, true, "there is no good one")
-		case byStop(b, *oldest) > 0:
-			d.keep(b, true, "is younger than %s", oldest.ID)
+		case byStop(b, *d.since) > 0:
+			d.keep(b, true, "is younger than %s", d.since.ID)
 		case d.policy.empty():
 			d.keep(b, false, "no retention rule is configured")
 		}

@@ -37,16 +37,16 @@ func Gather(ctx context.Context, repo *catalog.Repository) (f Facts, err error) 
 			err = fmt.Errorf("look at repository %s: %w", repo.Root(), err)
 		}
 	}()
-	// The archive is listed first: WAL that a backup committed meanwhile needs is there
-	// by then, and what comes later is not in the plan.
-	if f.Archive, err = repo.Archive(ctx); err != nil {
-		return f, err
-	}
+	// Backups first: the WAL of each is stored before its manifest, so the archive that
+	// is listed then holds it.
 	inventory, err := repo.Inventory(ctx)
 	if err != nil {
 		return f, err
 	}
 	f.Holds = inventory.Holds
+	if f.Archive, err = repo.Archive(ctx); err != nil {
+		return f, err
+	}
 	if err := sameTimelines(ctx, repo, f.Archive); err != nil {
 		return f, err
 	}

@@ -52,6 +52,7 @@ type Plan struct {
 	Notes   []string     `json:"notes,omitempty"`
 
 	facts Facts
+	now   time.Time // the earlier of our clock and the store's
 	kept  map[postgres.TimelineID][]span
 }
 

@@ -1,7 +1,7 @@
 package retention
 
 import (
-	"fmt"
+	"cmp"
 	"math"
 	"slices"
 
@@ -87,16 +87,8 @@ func (d *decision) spans(t catalog.TimelineWAL, anchors []anchor) (kept []span) 
 		}
 		kept = append(kept, s)
 	}
-	slices.SortStableFunc(kept, func(a, b span) int {
-		switch {
-		case a.first != b.first && a.first < b.first:
-			return -1
-		case a.first != b.first:
-			return 1
-		case a.last > b.last: // the widest says why
-			return -1
-		}
-		return 0
+	slices.SortStableFunc(kept, func(a, b span) int { // the widest of one beginning says why
+		return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(b.last, a.last))
 	})
 	apart := kept[:0]
 	for _, s := range kept {
@@ -111,7 +103,26 @@ func (d *decision) spans(t catalog.TimelineWAL, anchors []anchor) (kept []span) 
 
 // cut divides what is there of a timeline into what stays and what goes.
 func (d *decision) cut(t catalog.TimelineWAL, kept []span) (all []WALVerdict) {
-	return nil
+	size := d.Archive.SegmentSize
+	for _, r := range t.Ranges {
+		end := r.Last.Number(size)
+		for first := r.First.Number(size); first <= end; {
+			v := WALVerdict{Timeline: t.Timeline, Action: Remove, Reason: "nothing that stays leads to it"}
+			last := end
+			if i := slices.IndexFunc(kept, func(k span) bool { return first <= k.last }); i >= 0 && kept[i].first <= first {
+				v.Action, v.Reason, last = Keep, kept[i].why, min(end, kept[i].last)
+			} else if i >= 0 {
+				last = min(end, kept[i].first-1)
+			}
+			at := func(n uint64) postgres.Segment {
+				return postgres.SegmentAt(t.Timeline, postgres.LSN(n*uint64(size)), size)
+			}
+			n := int(last - first + 1)
+			v.Range = catalog.Range{First: at(first), Last: at(last), Segments: n, Size: r.Size * int64(n) / int64(r.Segments)}
+			all, first = append(all, v), last+1
+		}
+	}
+	return all
 }
 
 // gone tells whether a segment goes by the plan. What the plan does not know stays.
@@ -121,4 +132,6 @@ func (p Plan) gone(s postgres.Segment) bool {
 	return known && !slices.ContainsFunc(kept, func(k span) bool { return k.first <= n && n <= k.last })
 }
 
-var _ = fmt.Sprint
+func (p Plan) goneAt(tli postgres.TimelineID, lsn postgres.LSN) bool {
+	return p.gone(postgres.SegmentAt(tli, lsn, p.facts.Archive.SegmentSize))
+}

@@ -29,6 +29,7 @@ import (
 type app struct {
 	path   string // of the configuration file
 	format string // table or json
+	args   []string
 	stdout io.Writer
 	stderr io.Writer
 	uid    int

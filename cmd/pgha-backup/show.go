@@ -53,7 +53,11 @@ func (s *show) events() backup.Events {
 			if p.BytesTotal > 0 {
 				share = min(100, 100*float64(p.Bytes)/float64(p.BytesTotal))
 			}
-			s.line(fmt.Sprintf("%s %3.0f %%, %s of %s, %d of %d files", s.phase, share, byteCount(p.Bytes), byteCount(p.BytesTotal), p.Files, p.FilesTotal),
+			files := fmt.Sprintf("%d files", p.Files)
+			if p.FilesTotal > 0 { // a server that streams does not say
+				files = fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal)
+			}
+			s.line(fmt.Sprintf("%s %3.0f %%, %s of %s, %s", s.phase, share, byteCount(p.Bytes), byteCount(p.BytesTotal), files),
 				event{Event: "progress", Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Bytes, BytesTotal: p.BytesTotal})
 		},
 		Waiting: func(text string) {

@@ -136,15 +136,31 @@ func (b *BaseBackup) End(ctx context.Context) (end End, err error) {
 	// Bad pages are the last word of a backup that is whole otherwise.
 	if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Code == "XX001" {
 		end.Damaged = true
-		return end, nil
+	} else if err != nil {
+		return End{}, err
+	} else if _, ok := message.(*pgproto3.CommandComplete); !ok {
+		return End{}, odd(what, "%T", message)
 	}
-	if err != nil {
+	if message, err = b.receive(ctx, what); err != nil {
 		return End{}, err
 	}
-	if _, ok := message.(*pgproto3.CommandComplete); !ok {
+	if _, ok := message.(*pgproto3.ReadyForQuery); !ok {
 		return End{}, odd(what, "%T", message)
 	}
 	return end, nil
+}
+
+// History is a timeline's history file as the server keeps it, after End.
+func (b *BaseBackup) History(ctx context.Context, timeline postgres.TimelineID) ([]byte, error) {
+	const what = "ask for a timeline's history"
+	results, err := b.session.conn.PgConn().Exec(ctx, fmt.Sprintf("TIMELINE_HISTORY %d", uint32(timeline))).ReadAll()
+	if err != nil {
+		return nil, failed(what, err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 2 {
+		return nil, odd(what, "%d results", len(results))
+	}
+	return results[0].Rows[0][1], nil
 }
 
 // Close ends the session.
