@@ -96,7 +96,7 @@ func (s *service) status(now time.Time) Status {
 	}
 	if b, err := s.survey.Find("latest"); err == nil {
 		m := b.Manifest
-		d.Last = &LastBackup{ID: m.ID, Member: m.Member, Role: m.Role, Stop: m.StopTime}
+		d.Last = &LastBackup{ID: m.ID, Member: m.Member, Role: m.Role, Reason: m.Reason, Stop: m.StopTime}
 	}
 	d.RPO = RPO(s.survey.Windows, now)
 	for _, r := range s.running {
