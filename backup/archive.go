@@ -17,12 +17,14 @@ import (
 // but to where a restore will look for it.
 type archiveWait struct {
 	repository   *catalog.Repository
-	server       *server.Server
+	server       *server.Server // the one that archives
 	size         postgres.SegmentSize
 	stall, limit time.Duration
 	waiting      func(string)
 	warn         func(string)
-	lost         bool // the server does not answer any more, or follows another one
+	lost         bool // the server does not answer any more
+	// left tells that the timeline waited for may have been left by whoever leads now.
+	left bool
 }
 
 // span is the WAL from one position to another on one timeline.
@@ -132,7 +134,7 @@ func (a *archiveWait) ask(ctx context.Context, last server.Archiver) server.Arch
 		if ctx.Err() == nil {
 			a.warn(fmt.Sprintf("the server is gone while its WAL is waited for: %v", err))
 		}
-		a.lost = true
+		a.lost, a.left = true, true
 		return last
 	}
 	return archiver
@@ -169,7 +171,7 @@ func (a *archiveWait) missing(ctx context.Context, s span) ([]postgres.WALFile, 
 		if have[seg] {
 			continue
 		}
-		if a.lost && seg == a.last(s) {
+		if a.left && seg == a.last(s) {
 			if _, ok, err := a.forked(ctx, s); err != nil || ok {
 				return missing, err
 			}
@@ -246,7 +248,7 @@ func (a *archiveWait) verify(ctx context.Context, s span) error {
 				return nil
 			}
 			end := seg.Start(a.size) + postgres.LSN(object.Facts.ValidEnd)
-			if seg == last && end < s.last || seg != last && !object.Facts.Complete(a.size) {
+			if !object.Facts.Complete(a.size) && (seg != last || end < s.last) {
 				return fmt.Errorf("the repository's %s ends at %s: the backup needs more of it", file, end)
 			}
 			return nil

@@ -20,6 +20,7 @@ const segmentSize postgres.SegmentSize = 1 << 20
 type archived struct {
 	name  string
 	valid uint32
+	ended bool   // by a segment switch, where valid is
 	text  string // of a history
 }
 
@@ -33,7 +34,7 @@ func testWait(t *testing.T, files ...archived) *archiveWait {
 		}
 		content, facts := []byte(f.text), (*postgres.SegmentFacts)(nil)
 		if file.Kind == postgres.WALSegment {
-			content, facts = make([]byte, segmentSize), &postgres.SegmentFacts{Walked: true, ValidEnd: f.valid}
+			content, facts = make([]byte, segmentSize), &postgres.SegmentFacts{Walked: true, ValidEnd: f.valid, Switched: f.ended}
 			if f.valid == 0 {
 				facts.ValidEnd = uint32(segmentSize)
 			}
@@ -43,7 +44,7 @@ func testWait(t *testing.T, files ...archived) *archiveWait {
 		}
 	}
 	// The server is gone: what is archived is all there will be.
-	return &archiveWait{repository: r, size: segmentSize, stall: time.Minute, limit: time.Hour, lost: true,
+	return &archiveWait{repository: r, size: segmentSize, stall: time.Minute, limit: time.Hour, lost: true, left: true,
 		waiting: func(string) {}, warn: func(text string) { t.Log(text) }}
 }
 
@@ -92,6 +93,18 @@ func TestWaitForWAL(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A standby that has replayed a segment switch stands at the segment's end, which
+// the WAL in it does not reach.
+func TestWaitUpToASwitch(t *testing.T) {
+	need := span{timeline: 1, first: 3*postgres.LSN(segmentSize) + 40, last: 5 * postgres.LSN(segmentSize)}
+	for ended, fails := range map[bool]string{true: "", false: "the repository's " + seg(1, 4) + " ends at 0/4001F4: the backup needs more of it"} {
+		err := testWait(t, archived{name: seg(1, 3)}, archived{name: seg(1, 4), valid: 500, ended: ended}).wait(t.Context(), need)
+		if fails == "" && err != nil || fails != "" && (err == nil || err.Error() != fails) {
+			t.Errorf("ended by a switch %v: %v", ended, err)
+		}
 	}
 }
 

@@ -22,37 +22,52 @@ type take struct {
 	repository *catalog.Repository
 	options    Options
 	archive    *archiveWait
+	stream     *server.BaseBackup // nil: files are copied
 	telling    sync.Mutex
 
 	// by preflight
 	facts       server.Facts
+	writer      server.Facts // of the server that writes WAL: this one, or a standby's leader
 	control     postgres.ControlData
 	groupAccess bool
 	// by start
 	began       server.Start
 	run         *catalog.Run
 	tablespaces []postgres.Tablespace
-	// by copyFiles and stop
-	copier *copier
-	ended  server.Stop
-	label  postgres.BackupLabel
+	// by copyFiles or copyStream, and stop
+	copier   *copier
+	unpacker *unpacker
+	ended    server.Stop
+	label    postgres.BackupLabel
+	wal      []postgres.WALRange // from start to stop, timeline by timeline
 	// by commit
 	manifest catalog.Manifest
 }
 
-// Take takes a full backup of a running primary and commits it. It is a
+// Take takes a full backup of a running primary, or of a standby if the source knows
+// its leader, and commits it. It is a
 // *PreflightError if nothing was changed. After any other error nothing was
 // committed either: what the run has stored is garbage for expiry to remove. An
 // error after the start ends the session of source.Server, and backup mode with it.
 func Take(ctx context.Context, source Source, repository *catalog.Repository, options Options) (catalog.Manifest, error) {
 	t := &take{source: source, repository: repository, options: options.withDefaults()}
+	defer t.leave()
 	t.archive = &archiveWait{repository: repository, server: source.Server, stall: t.options.ArchiveStall, limit: t.options.ArchiveLimit,
 		warn: t.warn, waiting: func(text string) { tell(t, options.Events.Waiting, text) }}
+	start, copyAll, stop := t.start, t.copyFiles, t.stop
+	if source.Streamed {
+		start, copyAll, stop = t.startStream, t.copyStream, t.stopStream
+	}
+	defer func() {
+		if t.stream != nil {
+			t.stream.Close()
+		}
+	}()
 	for _, step := range []struct {
 		phase Phase
 		run   func(context.Context) error
 	}{
-		{PhasePreflight, t.preflight}, {PhaseStart, t.start}, {PhaseCopy, t.copyFiles}, {PhaseStop, t.stop}, {PhaseWAL, t.awaitWAL}, {PhaseCommit, t.commit},
+		{PhasePreflight, t.preflight}, {PhaseStart, start}, {PhaseCopy, copyAll}, {PhaseStop, stop}, {PhaseWAL, t.awaitWAL}, {PhaseCommit, t.commit},
 	} {
 		tell(t, options.Events.Phase, step.phase)
 		if err := step.run(ctx); err != nil {
@@ -80,7 +95,7 @@ func (t *take) warn(text string) { tell(t, t.options.Events.Warning, text) }
 // as it does.
 func (t *take) start(ctx context.Context) error {
 	var err error
-	if t.began, err = t.source.Server.StartBackup(ctx, "pgha-backup "+string(t.options.ID)); err != nil {
+	if t.began, err = t.source.Server.StartBackup(ctx, t.name()); err != nil {
 		return err
 	}
 	if _, t.control, err = readControl(t.source.PGDATA); err != nil {
@@ -93,6 +108,13 @@ func (t *take) start(ctx context.Context) error {
 	if t.tablespaces, err = t.source.Server.Tablespaces(ctx); err != nil {
 		return err
 	}
+	return t.startRun(ctx)
+}
+
+// name is what the server knows the backup by.
+func (t *take) name() string { return "pgha-backup " + string(t.options.ID) }
+
+func (t *take) startRun(ctx context.Context) (err error) {
 	t.run, err = t.repository.StartRun(ctx, catalog.Started{ID: t.options.ID, Member: t.source.Member,
 		Timeline: t.began.Timeline, StartLSN: t.began.LSN, At: t.began.Time})
 	return err
@@ -108,11 +130,7 @@ func (t *take) copyFiles(ctx context.Context) error {
 	for _, warning := range w.warnings {
 		t.warn(warning)
 	}
-	t.copier = &copier{run: t.run, packSize: t.options.PackSize, checksums: t.control.ChecksumVersion != 0,
-		perFile: t.control.RelationBlocks, start: t.began.LSN, position: t.position, warn: t.warn, numbers: map[uint32]int{}}
-	if t.options.Rate > 0 {
-		t.copier.limit = rate.NewLimiter(rate.Limit(t.options.Rate), catalog.FrameSize)
-	}
+	t.copier = t.newCopier()
 	total := Progress{}
 	for _, it := range w.items {
 		if !it.dir {
@@ -120,11 +138,25 @@ func (t *take) copyFiles(ctx context.Context) error {
 			total.BytesTotal += it.size
 		}
 	}
+	return t.watched(ctx, total, func(ctx context.Context) error { return t.copier.copyAll(ctx, w.items, t.options.Workers) })
+}
+
+func (t *take) newCopier() *copier {
+	c := &copier{run: t.run, packSize: t.options.PackSize, checksums: t.control.ChecksumVersion != 0,
+		perFile: t.control.RelationBlocks, start: t.began.LSN, position: t.position, warn: t.warn, numbers: map[uint32]int{}}
+	if t.options.Rate > 0 {
+		c.limit = rate.NewLimiter(rate.Limit(t.options.Rate), catalog.FrameSize)
+	}
+	return c
+}
+
+// watched copies under the eyes of watch; the first to fail ends both.
+func (t *take) watched(ctx context.Context, total Progress, work func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	done := make(chan struct{})
 	group.Go(func() error {
 		defer close(done)
-		return t.copier.copyAll(ctx, w.items, t.options.Workers)
+		return work(ctx)
 	})
 	group.Go(func() error { return t.watch(ctx, done, total) })
 	return group.Wait()
@@ -138,7 +170,7 @@ const (
 )
 
 // watch tells of progress each second and ends the copy when the server is not
-// what it was: a demoted or restarted one has left backup mode.
+// what it was: a demoted, promoted or restarted one has left backup mode.
 func (t *take) watch(ctx context.Context, done <-chan struct{}, p Progress) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -164,7 +196,8 @@ func (t *take) watch(ctx context.Context, done <-chan struct{}, p Progress) erro
 	}
 }
 
-// position is where the server writes; an error if it is not the primary any more.
+// position is where the server writes, or how far it has replayed; an
+// *AbandonedError if it is not what it was any more.
 func (t *take) position(ctx context.Context) (postgres.LSN, error) {
 	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
 	defer cancel()
@@ -172,10 +205,12 @@ func (t *take) position(ctx context.Context) (postgres.LSN, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case p.InRecovery:
-		return 0, fmt.Errorf("the server became a standby during the backup: take it on the new leader")
+	case p.InRecovery && !t.facts.InRecovery:
+		return 0, &AbandonedError{"the server became a standby"}
+	case !p.InRecovery && t.facts.InRecovery:
+		return 0, &AbandonedError{"the standby was promoted"}
 	case !p.Started.Equal(t.facts.Started):
-		return 0, fmt.Errorf("the server was restarted during the backup")
+		return 0, &AbandonedError{"the server was restarted"}
 	}
 	return p.LSN, nil
 }
@@ -183,22 +218,36 @@ func (t *take) position(ctx context.Context) (postgres.LSN, error) {
 // stop copies pg_control when everything else is copied, ends backup mode, and
 // stores what can only be known then.
 func (t *take) stop(ctx context.Context) error {
+	if _, err := t.position(ctx); err != nil {
+		return err
+	}
 	control, data, err := readControl(t.source.PGDATA)
 	if err != nil {
 		return err
 	}
-	if data.System != t.facts.System || data.Timeline != t.began.Timeline {
+	if data.System != t.facts.System || data.Timeline != t.began.Timeline && !t.facts.InRecovery {
 		return fmt.Errorf("pg_control is now of system %s on timeline %d: the directory was exchanged during the backup", data.System, data.Timeline)
 	}
 	if t.ended, err = t.source.Server.StopBackup(ctx); err != nil {
 		return err
 	}
+	return t.finish(ctx, control, data)
+}
+
+// finish judges what the server said at the end, and stores what comes last.
+func (t *take) finish(ctx context.Context, control []byte, data postgres.ControlData) (err error) {
 	if t.label, err = postgres.ParseBackupLabel(t.ended.Label); err != nil {
 		return err
 	}
 	if t.label.StartLSN != t.began.LSN || t.label.StartTimeline != t.began.Timeline || t.ended.LSN < t.began.LSN {
 		return fmt.Errorf("the server stopped another backup than ours: it began at %s on timeline %d, ours at %s on %d",
 			t.label.StartLSN, t.label.StartTimeline, t.began.LSN, t.began.Timeline)
+	}
+	t.wal = []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
+	if t.facts.InRecovery {
+		if err := t.settleEnd(ctx, data); err != nil {
+			return err
+		}
 	}
 	if err := t.settleTablespaces(); err != nil {
 		return err
@@ -208,7 +257,7 @@ func (t *take) stop(ctx context.Context) error {
 		return err
 	}
 	defer pack.Abort() // does nothing once it is stored
-	last := []struct{ path, content string }{{"backup_label", t.ended.Label}, {"tablespace_map", t.ended.TablespaceMap}, {controlFile, string(control)}}
+	last := []struct{ path, content string }{{labelFile, t.ended.Label}, {mapFile, t.ended.TablespaceMap}, {controlFile, string(control)}}
 	for _, f := range last {
 		if f.content == "" {
 			continue
@@ -250,16 +299,29 @@ func (t *take) settleTablespaces() error {
 
 // awaitWAL waits until the repository holds what the backup needs to be consistent.
 func (t *take) awaitWAL(ctx context.Context) error {
-	return t.archive.wait(ctx, span{t.began.Timeline, t.began.LSN, t.ended.LSN})
+	if t.facts.InRecovery {
+		if err := t.endSegment(ctx); err != nil {
+			return err
+		}
+	}
+	for _, s := range spans(t.wal, t.facts.SegmentSize) {
+		if err := t.archive.wait(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *take) commit(ctx context.Context) error {
 	m := catalog.Manifest{
-		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: "file-copy", Tool: t.options.Tool, Comment: t.options.Comment,
+		Type: catalog.Full, Member: t.source.Member, Role: "primary", Source: t.source.method(), Reason: t.source.Reason, Tool: t.options.Tool, Comment: t.options.Comment,
 		Version: t.facts.Version, SegmentSize: t.facts.SegmentSize,
-		Timeline: t.began.Timeline, StartLSN: t.began.LSN, Checkpoint: t.label.CheckpointLSN, StopLSN: t.ended.LSN, StopTLI: t.began.Timeline,
+		Timeline: t.began.Timeline, StartLSN: t.began.LSN, Checkpoint: t.label.CheckpointLSN, StopLSN: t.ended.LSN, StopTLI: t.wal[len(t.wal)-1].Timeline,
 		StartTime: t.began.Time.UTC(), StopTime: t.ended.Time.UTC(),
 		Settings: t.settings(), Tablespaces: t.tablespaces, Damage: t.copier.damage, Vanished: t.copier.vanished,
+	}
+	if t.facts.InRecovery {
+		m.Role = "replica"
 	}
 	var index catalog.Index
 	for _, pack := range t.copier.packs {
@@ -280,8 +342,7 @@ func (t *take) commit(ctx context.Context) error {
 		m.Bytes += f.Size
 	}
 	var manifest bytes.Buffer
-	ranges := []postgres.WALRange{{Timeline: t.began.Timeline, Start: t.began.LSN, End: t.ended.LSN}}
-	if err := postgres.WriteBackupManifest(&manifest, t.facts.Version, t.facts.System, files, ranges); err != nil {
+	if err := postgres.WriteBackupManifest(&manifest, t.facts.Version, t.facts.System, files, t.wal); err != nil {
 		return err
 	}
 	var err error

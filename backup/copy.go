@@ -159,7 +159,7 @@ func (c *copier) file(ctx context.Context, pack *openPack, it item, buffer []byt
 		return err
 	}
 	entry := catalog.Entry{Path: it.path, Size: info.Size(), Mode: uint32(info.Mode().Perm()), Modified: info.ModTime()}
-	relation, isRelation := postgres.ParseRelationFile(it.path)
+	_, isRelation := postgres.ParseRelationFile(it.path)
 	cached := look(f, entry.Size)
 	defer cached.drop(0, entry.Size) // readahead may have gone past what the loop dropped
 	if !isRelation && entry.Size < int64(len(buffer)) {
@@ -174,15 +174,30 @@ func (c *copier) file(ctx context.Context, pack *openPack, it item, buffer []byt
 			return err
 		}
 	}
-	var pages *pageChecker
-	if isRelation && c.checksums {
-		pages = &pageChecker{firstBlock: relation.FirstBlock(c.perFile), start: c.start,
-			now:    func() (postgres.LSN, error) { return c.position(ctx) },
-			reread: func(page []byte, at int64) error { return readPadded(f, page, at) },
-			pause:  func() { time.Sleep(rereadPause) },
-		}
+	pages := c.checker(ctx, it.path)
+	if pages != nil {
+		pages.reread = func(page []byte, at int64) error { return readPadded(f, page, at) }
+		pages.pause = func() { time.Sleep(rereadPause) }
 	}
-	return c.blocks(ctx, pack, entry, f, cached, pages, buffer)
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL) // a hint
+	dropped := int64(0)
+	return c.blocks(ctx, pack, entry, func(block []byte, at int64) error {
+		if at-dropped >= dropWindow {
+			cached.drop(dropped, at)
+			dropped = at
+		}
+		return readPadded(f, block, at)
+	}, pages, buffer)
+}
+
+// checker verifies the pages of a relation's file; nil where there is nothing to verify.
+func (c *copier) checker(ctx context.Context, path string) *pageChecker {
+	relation, ok := postgres.ParseRelationFile(path)
+	if !ok || !c.checksums {
+		return nil
+	}
+	return &pageChecker{firstBlock: relation.FirstBlock(c.perFile), start: c.start,
+		now: func() (postgres.LSN, error) { return c.position(ctx) }}
 }
 
 // whole adds a file whose content is in memory.
@@ -203,22 +218,20 @@ func (c *copier) whole(ctx context.Context, pack *openPack, entry catalog.Entry,
 // dropWindow is how far reading runs ahead of giving cache pages back, in bytes.
 const dropWindow = 16 << 20
 
-// blocks adds a file of the size it had when it was opened. What it grows by is in
-// WAL; what it shrinks by reads as zeros, as PostgreSQL's own base backup has it,
-// and WAL truncates it again.
-func (c *copier) blocks(ctx context.Context, pack *openPack, entry catalog.Entry, f *os.File, cached residency, pages *pageChecker, buffer []byte) error {
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL) // a hint
+// blocks adds a file of the size it had when it was opened, and read gives the bytes
+// from an offset on. What it grows by is in WAL; what it shrinks by reads as zeros, as
+// PostgreSQL's own base backup has it, and WAL truncates it again.
+func (c *copier) blocks(ctx context.Context, pack *openPack, entry catalog.Entry, read func(block []byte, at int64) error, pages *pageChecker, buffer []byte) error {
 	if err := pack.Begin(entry); err != nil {
 		return err
 	}
 	damage := catalog.Damage{Path: entry.Path}
-	dropped := int64(0)
 	for at := int64(0); at < entry.Size; {
 		block := buffer[:min(int64(len(buffer)), entry.Size-at)]
 		if err := c.throttle(ctx, len(block)); err != nil {
 			return err
 		}
-		if err := readPadded(f, block, at); err != nil {
+		if err := read(block, at); err != nil {
 			return fmt.Errorf("at offset %d: %w", at, err)
 		}
 		if pages != nil {
@@ -231,10 +244,7 @@ func (c *copier) blocks(ctx context.Context, pack *openPack, entry catalog.Entry
 		if _, err := pack.Write(block); err != nil {
 			return err
 		}
-		if at += int64(len(block)); at-dropped >= dropWindow {
-			cached.drop(dropped, at)
-			dropped = at
-		}
+		at += int64(len(block))
 	}
 	if len(damage.Blocks) > 0 {
 		c.report(damage)

@@ -12,7 +12,7 @@ type pageChecker struct {
 	start      postgres.LSN
 	// now is the server's position: no page on disk can be ahead of it.
 	now func() (postgres.LSN, error)
-	// reread reads a page again.
+	// reread reads a page again; nil where that cannot be done.
 	reread func(page []byte, offset int64) error
 	pause  func()
 }
@@ -48,7 +48,7 @@ func (c *pageChecker) check(data []byte, offset int64) (bad []uint32, err error)
 }
 
 func (c *pageChecker) settle(page []byte, position int64, block uint32) (bool, error) {
-	for range rereads {
+	for n := 0; n < rereads && c.reread != nil; n++ {
 		c.pause()
 		if err := c.reread(page, position); err != nil {
 			return false, err

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,19 +21,34 @@ func (t *take) preflight(ctx context.Context) error {
 		return &PreflightError{Reason: "the server does not say what it is", Err: err}
 	}
 	t.archive.size = t.facts.SegmentSize
-	if t.source.PGDATA == "" {
-		t.source.PGDATA = t.facts.DataDirectory
-	}
 	if err := t.checkServer(); err != nil {
 		return err
 	}
-	if err := t.checkDirectory(); err != nil {
+	t.writer = t.facts
+	if t.facts.InRecovery {
+		if err := t.checkStandby(ctx); err != nil {
+			return err
+		}
+		defer t.leave()
+	}
+	if f := t.writer; !f.Archives() {
+		return &PreflightError{Reason: fmt.Sprintf("WAL is not archived: archive_mode is %q, archive_command %q", f.ArchiveMode, f.ArchiveCommand),
+			Advice: "a backup is worth nothing without the WAL of its time: set archive_mode = on (needs a restart) and archive_command to archive-push"}
+	}
+	checkFiles := t.checkDirectory
+	if t.source.Streamed {
+		checkFiles = t.openStream
+	}
+	if err := checkFiles(ctx); err != nil {
 		return err
 	}
 	if err := t.openRepository(ctx); err != nil {
 		return err
 	}
-	return t.proveArchiving(ctx)
+	if err := t.proveArchiving(ctx); err != nil || !t.facts.InRecovery {
+		return err
+	}
+	return t.catchUp(ctx)
 }
 
 func (t *take) checkServer() error {
@@ -41,20 +57,18 @@ func (t *take) checkServer() error {
 	case !f.Version.Supported():
 		return &PreflightError{Reason: fmt.Sprintf("PostgreSQL %s is not supported", f.Version),
 			Advice: fmt.Sprintf("this version is made for PostgreSQL %d to %d", postgres.OldestMajor, postgres.NewestMajor)}
-	case f.InRecovery:
+	case f.InRecovery && t.source.Leader == nil:
 		return &PreflightError{Reason: "the server is a standby", Advice: "take the backup on the leader"}
 	case f.System != at.System:
 		return &PreflightError{Reason: fmt.Sprintf("the server is system %s, the repository is that of %s", f.System, at.System),
 			Advice: "is this the right cluster, and was it not upgraded or made anew?"}
-	case !f.Archives():
-		return &PreflightError{Reason: fmt.Sprintf("WAL is not archived: archive_mode is %q, archive_command %q", f.ArchiveMode, f.ArchiveCommand),
-			Advice: "a backup is worth nothing without the WAL of its time: set archive_mode = on (needs a restart) and archive_command to archive-push"}
 	}
 	return nil
 }
 
 // checkDirectory makes sure that the files here are those of the server there.
-func (t *take) checkDirectory() error {
+func (t *take) checkDirectory(context.Context) error {
+	t.source.PGDATA = cmp.Or(t.source.PGDATA, t.facts.DataDirectory)
 	here, err := os.Stat(t.source.PGDATA)
 	if err != nil {
 		return &PreflightError{Reason: "the data directory cannot be read on this host", Err: err,
@@ -73,6 +87,10 @@ func (t *take) checkDirectory() error {
 		return &PreflightError{Reason: fmt.Sprintf("%s belongs to system %s, the server to %s", t.source.PGDATA, t.control.System, t.facts.System),
 			Advice: "host, port and data directory in the configuration are of two different servers"}
 	}
+	return t.checkPages()
+}
+
+func (t *take) checkPages() error {
 	if t.control.BlockSize != postgres.PageSize {
 		return &PreflightError{Reason: fmt.Sprintf("the server is built with pages of %d bytes", t.control.BlockSize), Advice: "only pages of 8192 bytes are supported"}
 	}
@@ -97,12 +115,12 @@ func (t *take) openRepository(ctx context.Context) error {
 // not copied into a backup that can never be whole. The record before the switch
 // makes sure that an idle server has something to end.
 func (t *take) proveArchiving(ctx context.Context) error {
-	lsn, err := t.source.Server.CreateRestorePoint(ctx, fmt.Sprintf("%.63s", "pgha-backup "+string(t.options.ID)))
+	lsn, err := t.archive.server.CreateRestorePoint(ctx, fmt.Sprintf("%.63s", "pgha-backup "+string(t.options.ID)))
 	if err == nil {
-		err = t.source.Server.SwitchWAL(ctx)
+		err = t.archive.server.SwitchWAL(ctx)
 	}
 	if err == nil {
-		err = t.archive.wait(ctx, span{t.facts.Timeline, lsn, lsn})
+		err = t.archive.wait(ctx, span{t.writer.Timeline, lsn, lsn})
 	}
 	if err != nil {
 		return &PreflightError{Reason: "WAL does not reach the repository", Err: err}

@@ -26,6 +26,12 @@ type item struct {
 // standby would claim to be consistent too soon (R15).
 const controlFile = "global/pg_control"
 
+// These are made by the server at the end, or before the start of a streamed backup.
+const (
+	labelFile = "backup_label"
+	mapFile   = "tablespace_map"
+)
+
 // walker lists what a base backup copies. What vanishes under it is skipped: WAL
 // tells of it.
 type walker struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -44,6 +45,34 @@ func ParseBackupID(s string) (BackupID, error) {
 func (id BackupID) Time() time.Time {
 	t, _ := time.Parse(idTime, string(id)[:min(16, len(id))])
 	return t
+}
+
+// FirstSchedule stands in the name of the first backup of a repository, which is
+// due without any schedule.
+const FirstSchedule = "first"
+
+var schedulePattern = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9])*$`)
+
+// ValidateSchedule checks the name of a schedule for use in a BackupID.
+func ValidateSchedule(name string) error {
+	if len(name) > 64 || !schedulePattern.MatchString(name) || strings.HasPrefix(name, "manual") || name == FirstSchedule {
+		return fmt.Errorf("schedule %q: want lower-case letters, digits and single '-', at most 64, neither %q nor beginning with \"manual\"", name, FirstSchedule)
+	}
+	return nil
+}
+
+// ScheduledID names the backup of a schedule's time.
+func ScheduledID(at time.Time, schedule string) BackupID {
+	return BackupID(at.UTC().Format(idTime) + "-" + schedule)
+}
+
+// Schedule is the schedule in the name; "" for a manual backup.
+func (id BackupID) Schedule() string {
+	schedule := string(id)[min(17, len(id)):]
+	if schedule == "manual" || strings.HasPrefix(schedule, "manual-") {
+		return ""
+	}
+	return schedule
 }
 
 // NewRunID draws a run's name.

@@ -19,9 +19,10 @@ type Manifest struct {
 	Parent  BackupID   `json:"parent,omitempty"`
 	Scope   string     `json:"scope"`
 	Member  string     `json:"member"`
-	Role    string     `json:"role"`   // of the member copied from: primary or replica
-	Source  string     `json:"source"` // "file-copy" or "base-backup"
-	Tool    string     `json:"tool"`   // version of pgha-backup
+	Role    string     `json:"role"`             // of the member copied from: primary or replica
+	Source  string     `json:"source"`           // "file-copy" or "base-backup"
+	Reason  string     `json:"reason,omitempty"` // why this member
+	Tool    string     `json:"tool"`             // version of pgha-backup
 	Comment string     `json:"comment,omitempty"`
 
 	System      postgres.SystemIdentifier `json:"system_identifier"`

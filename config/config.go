@@ -14,6 +14,9 @@ type Config struct {
 	Repositories []Repository `yaml:"repositories"`
 	Archive      Archive      `yaml:"archive"`
 	Backup       Backup       `yaml:"backup"`
+	Schedules    []Schedule   `yaml:"schedules"`
+	Retention    Retention    `yaml:"retention"`
+	Daemon       Daemon       `yaml:"daemon"`
 	Log          Log          `yaml:"log"`
 
 	// File is where it was read from.
@@ -44,6 +47,8 @@ type Patroni struct {
 	Namespace string `yaml:"namespace"`
 	Etcd      Etcd   `yaml:"etcd"`
 	API       API    `yaml:"api"`
+	// ReplicasAtOnce is how many members of the cluster are made from the repository at a time.
+	ReplicasAtOnce int `yaml:"replicas_at_once"`
 }
 
 // Etcd is how to reach etcd's v3 API.
@@ -61,10 +66,12 @@ type Etcd struct {
 	NoVerify bool `yaml:"-"`
 }
 
-// API is how to reach Patroni's REST API of the local member and of the others. We
-// only read, which Patroni allows without a password.
+// API is how to reach Patroni's REST API of the local member and of the others.
+// Reading needs no password; patroni setup --apply writes.
 type API struct {
 	URL      string `yaml:"url"`
+	Username string `yaml:"username"`
+	Password Secret `yaml:"password"`
 	CAFile   string `yaml:"ca_file"`
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
@@ -135,6 +142,7 @@ type Backup struct {
 	RateLimit Size `yaml:"rate_limit"` // bytes read per second by all workers; 0: no limit
 	PackSize  Size `yaml:"pack_size"`  // plaintext bytes at which a pack ends
 	PartSize  Size `yaml:"part_size"`  // bytes of one part of an upload
+	MaxLag    Size `yaml:"max_lag"`    // bytes a replica may be behind when its backup begins; 0: no limit
 	// WALTimeout is how long to wait for the WAL of the backup to be archived.
 	WALTimeout time.Duration `yaml:"wal_timeout"`
 }
@@ -148,11 +156,14 @@ type Log struct {
 // Default is what holds where nothing is said.
 func Default() Config {
 	return Config{
+		Patroni: Patroni{ReplicasAtOnce: 2},
 		Archive: Archive{GetBatch: 8, PushTimeout: 60 * time.Second, GetStandbyTimeout: 2 * time.Second,
 			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute},
-		Backup:  Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, WALTimeout: time.Hour},
-		Log:     Log{Level: "info", Format: "text"},
-		Origins: map[string]string{},
+		Backup:    Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, MaxLag: 256 << 20, WALTimeout: time.Hour},
+		Retention: defaultRetention(),
+		Daemon:    Daemon{Listen: "127.0.0.1:8018", ReplicasAtOnce: 2},
+		Log:       Log{Level: "info", Format: "text"},
+		Origins:   map[string]string{},
 	}
 }
 

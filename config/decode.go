@@ -6,13 +6,14 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
 
 // later are the keys of the format that this version does not act on yet. To
 // accept them silently would be to promise what nobody keeps.
-var later = []string{"schedules", "retention", "encryption", "daemon"}
+var later = []string{"encryption"}
 
 // decoder fills the configuration from YAML. It knows the path and line of
 // everything, which yaml's own decoder does not.
@@ -48,14 +49,23 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		}
 		for i, item := range n.Content {
 			element := reflect.New(v.Type().Elem()).Elem()
-			if r, ok := element.Addr().Interface().(*Repository); ok {
-				*r = defaultRepository()
+			switch e := element.Addr().Interface().(type) {
+			case *Repository:
+				*e = defaultRepository()
+			case *Schedule:
+				*e = defaultSchedule()
 			}
 			d.decode(item, fmt.Sprintf("%s[%d]", path, i), element)
 			v.Set(reflect.Append(v, element))
 		}
 	default:
-		if err := n.Decode(v.Addr().Interface()); err != nil {
+		err := error(nil)
+		if to, ok := v.Addr().Interface().(*time.Duration); ok && n.Kind == yaml.ScalarNode {
+			*to, err = parseDuration(n.Value)
+		} else {
+			err = n.Decode(v.Addr().Interface())
+		}
+		if err != nil {
 			d.problem(n, path, "%s", reason(err, v.Type(), n))
 			return
 		}
@@ -69,8 +79,8 @@ func reason(err error, t reflect.Type, n *yaml.Node) string {
 		return err.Error()
 	}
 	switch {
-	case t.String() == "time.Duration":
-		return "want a duration such as 60s or 15m"
+	case t == reflect.TypeFor[time.Duration]():
+		return errDuration.Error()
 	case t.Kind() == reflect.Int:
 		return "want a whole number"
 	case t.Kind() == reflect.Slice:

@@ -76,6 +76,12 @@ func (c *Config) fromPatroni(t tree) {
 
 	a := &c.Patroni.API
 	fill("patroni.api.url", &a.URL, apiURL(t))
+	login := "ctl.authentication" // as patronictl
+	if !t.has(login) {
+		login = "restapi.authentication"
+	}
+	fill("patroni.api.username", &a.Username, t.text(login+".username"))
+	hide("patroni.api.password", &a.Password, t.text(login+".password"))
 	fill("patroni.api.ca_file", &a.CAFile, cmp.Or(t.text("ctl.cacert"), t.text("restapi.cafile")))
 	fill("patroni.api.cert_file", &a.CertFile, t.text("ctl.certfile"))
 	fill("patroni.api.key_file", &a.KeyFile, t.text("ctl.keyfile"))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 )
 
 // Field is one value with its path and where it came from.
@@ -37,8 +38,11 @@ func walk(path string, v reflect.Value, visit func(path string, v reflect.Value)
 func (c Config) Fields() (fields []Field) {
 	walk("", reflect.ValueOf(c), func(path string, v reflect.Value) {
 		text := fmt.Sprint(v.Interface())
-		if list, ok := v.Interface().([]string); ok {
-			text = strings.Join(list, ", ")
+		switch value := v.Interface().(type) {
+		case []string:
+			text = strings.Join(value, ", ")
+		case time.Duration:
+			text = durationText(value)
 		}
 		origin, given := c.Origins[path]
 		if !given {

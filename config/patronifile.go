@@ -22,6 +22,10 @@ var patroniEnv = map[string]string{
 	"PATRONI_SCOPE": "scope", "PATRONI_NAMESPACE": "namespace", "PATRONI_NAME": "name",
 	"PATRONI_SUPERUSER_USERNAME": "postgresql.authentication.superuser.username",
 	"PATRONI_SUPERUSER_PASSWORD": "postgresql.authentication.superuser.password",
+	"PATRONI_RESTAPI_USERNAME":   "restapi.authentication.username",
+	"PATRONI_RESTAPI_PASSWORD":   "restapi.authentication.password",
+	"PATRONI_CTL_USERNAME":       "ctl.authentication.username",
+	"PATRONI_CTL_PASSWORD":       "ctl.authentication.password",
 }
 
 // patroniVariables adds the sections whose variables are made of their keys.

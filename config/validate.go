@@ -75,9 +75,17 @@ func (c *Config) Validate() error {
 	k.absolute("archive.spool", a.Spool)
 	k.within("archive.get_batch", Size(a.GetBatch), 1, 64)
 	walk("", reflect.ValueOf(*c), func(path string, v reflect.Value) {
-		d, ok := v.Interface().(time.Duration)
-		k.want(!ok || d > 0, path, "want more than 0s")
+		switch d, ok := v.Interface().(time.Duration); {
+		case !ok:
+		case slices.Contains(mayBeZero, path[strings.LastIndex(path, ".")+1:]):
+			k.want(d >= 0, path, "want 0 or more")
+		default:
+			k.want(d > 0, path, "want more than 0s")
+		}
 	})
+	k.schedules(c.Schedules)
+	k.retention(c.Retention)
+	k.daemon(c.Daemon)
 	k.within("backup.workers", Size(b.Workers), 1, 64)
 	k.want(b.RateLimit == 0 || b.RateLimit >= 1<<20, "backup.rate_limit", "%s a second is less than 1MiB", b.RateLimit)
 	k.within("backup.pack_size", b.PackSize, 16<<20, 64<<30)
@@ -101,6 +109,7 @@ func (k *checker) cluster() {
 	} else if err := catalog.ValidateScope(c.Cluster.Scope); err != nil {
 		k.bad("cluster.scope", "%v", err)
 	}
+	k.within("patroni.replicas_at_once", Size(c.Patroni.ReplicasAtOnce), 1, 64)
 	member, e := c.Cluster.Member, c.Patroni.Etcd
 	k.want(!strings.ContainsAny(member, "/\x00") && member != "..", "cluster.member", "%q cannot be part of a path", member)
 	for i, endpoint := range e.Endpoints {

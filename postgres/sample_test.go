@@ -12,10 +12,13 @@ import (
 	"testing"
 )
 
-// sample is what testdata/generate.sh kept of a real server.
+// sample is what testdata/generate.sh kept of a real server. Its judges are that
+// version's own pg_waldump and pg_controldata; for 16, whose server was to be had
+// without tools, pg_walinspect inside that server, and the pg_controldata of 17,
+// which shares its pg_control format (1300).
 type sample map[string][]byte
 
-var sampleMajors = []string{"15", "17", "18"}
+var sampleMajors = []string{"15", "16", "17", "18"}
 
 func loadSample(t testing.TB, major string) sample {
 	t.Helper()

@@ -25,6 +25,10 @@ type Options struct {
 	// as arguments of their own. It must work with an empty environment.
 	RestoreCommand []string
 	ArchiveMode    ArchiveMode
+	// Member writes no copy but a member of the running cluster, as NewMemberPlan
+	// plans it: whoever starts it brings the settings, and it archives where its
+	// cluster does. RestoreCommand and ArchiveMode do not count.
+	Member bool
 	// BinDir is the directory of PostgreSQL's programs. Without it pg_verifybackup
 	// does not judge the copy.
 	BinDir string
@@ -72,6 +76,8 @@ type execution struct {
 	mu      sync.Mutex
 	held    map[string][]byte
 	written map[string]catalog.Entry // by path
+
+	loose []string // files that backup_manifest does not list
 }
 
 // Execute writes the copy that the plan describes onto the ground that Check found.

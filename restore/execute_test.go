@@ -342,3 +342,40 @@ func TestLeftOutCoversWhatStartLeaves(t *testing.T) {
 		}
 	}
 }
+
+// A member has no settings, signals or origin of ours, and the WAL of its first start.
+func TestExecuteMember(t *testing.T) {
+	bucket := mem.New()
+	volume := baseContent()
+	volume["postgresql.conf.backup"] = "kept\n"
+	volume[autoConfFile] += "restore_command = 'of another life'\n"
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: volume, 16400: spaceContent()}))
+	segment := postgres.SegmentAt(1, s.plan.Backup.StartLSN, s.plan.Backup.SegmentSize)
+	plain := strings.Repeat("w", int(s.plan.Backup.SegmentSize))
+	repository := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{})
+	for file, text := range map[postgres.WALFile]string{
+		{Kind: postgres.WALSegment, Segment: segment}: plain,
+		postgres.HistoryFile(2):                       "1\t0/3000000\tno recovery target specified\n",
+	} {
+		if _, err := repository.PutWAL(t.Context(), file, []byte(text), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.plan.WAL, s.plan.Timeline = []postgres.Segment{segment}, 2
+	s.options.Member, s.options.RestoreCommand = true, nil
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"recovery.signal", "standby.signal", catalog.OriginFile, MarkerFile, "tablespace_map"} {
+		if exists(s.pgdata, name) {
+			t.Errorf("%s in a member", name)
+		}
+	}
+	for name, want := range map[string]string{"postgresql.conf.backup": "kept\n", "pg_wal/" + segment.Name(): plain,
+		"pg_wal/archive_status/" + segment.Name() + ".done": "", "pg_wal/00000002.history": "1\t0/3000000\tno recovery target specified\n",
+		"backup_label": fakeLabel, autoConfFile: "work_mem = '8MB'\n"} {
+		if got := read(t, s.pgdata, name); got != want {
+			t.Errorf("%s: %d bytes, want %d", name, len(got), len(want))
+		}
+	}
+}

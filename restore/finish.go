@@ -19,7 +19,11 @@ import (
 
 // finish writes what is ours to write, proves the copy, and then lets it live.
 func (x *execution) finish(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{x.label, x.control, x.configure, x.origin, x.manifest, x.sync, x.verify} {
+	ours := []func(context.Context) error{x.configure, x.origin}
+	if x.Member {
+		ours = []func(context.Context) error{x.memberSettings, x.memberWAL}
+	}
+	for _, step := range slices.Concat([]func(context.Context) error{x.label, x.control}, ours, []func(context.Context) error{x.manifest, x.sync, x.verify}) {
 		if err := cmp.Or(step(ctx), ctx.Err()); err != nil {
 			return err
 		}
@@ -112,6 +116,7 @@ func (x *execution) configure(context.Context) error {
 	if err := x.ours(autoConfFile, []byte(autoConf(string(existing), list))); err != nil {
 		return err
 	}
+	x.loose = append(x.loose, recoverySignal)
 	return x.tree.write(recoverySignal, nil)
 }
 
@@ -162,7 +167,7 @@ func (x *execution) manifest(ctx context.Context) error {
 // sync makes all that was written durable.
 func (x *execution) sync(context.Context) error {
 	files := slices.DeleteFunc(slices.Collect(maps.Keys(x.written)), func(name string) bool { return name == controlFile })
-	return x.tree.sync(append(files, manifestFile, recoverySignal))
+	return x.tree.sync(append(append(files, manifestFile), x.loose...))
 }
 
 // live puts pg_control in its place, whole and durably.

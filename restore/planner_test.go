@@ -75,6 +75,10 @@ func TestPlan(t *testing.T) {
 func answer(t *testing.T, repo *synthetic, line string) string {
 	t.Helper()
 	request := Request{Target: Target{Kind: Latest, Action: Promote}}
+	if leader, ok := strings.CutPrefix(line, "member leader="); ok {
+		n, _ := strconv.Atoi(leader)
+		return told(NewMemberPlan(t.Context(), repo.facts, postgres.TimelineID(n)))
+	}
 	for _, word := range strings.Fields(line)[1:] {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
@@ -108,7 +112,10 @@ func answer(t *testing.T, repo *synthetic, line string) string {
 			t.Fatalf("%q: %q", line, word)
 		}
 	}
-	plan, err := NewPlan(t.Context(), repo.facts, request)
+	return told(NewPlan(t.Context(), repo.facts, request))
+}
+
+func told(plan Plan, err error) string {
 	if err != nil {
 		s := "refused: " + err.Error() + "\n"
 		var hinted interface{ Hint() string }

@@ -93,18 +93,28 @@ func recoverySettings(plan Plan, restoreCommand string, archive ArchiveMode) []s
 // the settings of another life, then ours.
 func autoConf(existing string, list []setting) string {
 	var b strings.Builder
-	for line := range strings.Lines(existing) {
-		name, _, ok := parseLine(line)
-		if ok && (name == removedOnly || slices.ContainsFunc(list, func(s setting) bool { return s.name == name })) {
-			continue
-		}
-		b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
-	}
-	b.WriteString("# written by pgha-backup restore\n")
+	b.WriteString(withoutSettings(existing, list))
+	b.WriteString(autoConfMark)
 	for _, s := range list {
 		fmt.Fprintf(&b, "%s = %s\n", s.name, quoteValue(s.value))
 	}
 	return b.String()
+}
+
+// autoConfMark is the line before our settings.
+const autoConfMark = "# written by pgha-backup restore\n"
+
+// withoutSettings is a configuration file without the lines that set one of a list.
+func withoutSettings(conf string, list []setting) string {
+	var kept strings.Builder
+	for line := range strings.Lines(conf) {
+		name, _, ok := parseLine(line)
+		if ok && (name == removedOnly || slices.ContainsFunc(list, func(s setting) bool { return s.name == name })) {
+			continue
+		}
+		kept.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+	}
+	return kept.String()
 }
 
 // minima are the settings that must not be lower than they were on the primary, or

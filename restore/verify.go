@@ -57,6 +57,9 @@ const probeLimit = 20 * time.Minute
 // probe runs the restore_command that was written as the server will, but with an
 // empty environment, for one file that the archive has and one that it has not (R26).
 func (x *execution) probe(ctx context.Context) error {
+	if x.Member {
+		return nil // its restore_command is Patroni's; the WAL of its first start is there
+	}
 	segment := postgres.SegmentAt(x.plan.Backup.Timeline, x.plan.Backup.StartLSN, x.plan.Backup.SegmentSize)
 	if len(x.plan.WAL) > 0 {
 		segment = x.plan.WAL[0]

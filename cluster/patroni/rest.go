@@ -10,9 +10,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/cluster"
+	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
 // maxAnswer bounds what is read of one answer, in bytes.
@@ -22,11 +24,33 @@ const maxAnswer = 1 << 20
 // its own clock.
 func (o *Observer) confirm(ctx context.Context, t cluster.Topology) error {
 	leader, _ := t.Member(t.Leader)
+	return o.leads(ctx, t, leader)
+}
+
+func (o *Observer) leads(ctx context.Context, t cluster.Topology, m cluster.Member) error {
 	question := "/primary"
-	if leader.Role == cluster.StandbyLeader {
+	if t.StandbyCluster {
 		question = "/standby-leader"
 	}
-	return o.get(ctx, leader.APIURL, question, nil)
+	return o.ask(ctx, m.APIURL, question, nil)
+}
+
+// withoutEtcd is what was last known, led by the one member that says that it
+// leads: in failsafe mode a leader goes on without etcd.
+func (o *Observer) withoutEtcd(ctx context.Context) cluster.Topology {
+	t := o.lastKnown()
+	t.Leader, t.Term, t.Members = "", 0, slices.Clone(t.Members)
+	led := make([]bool, len(t.Members))
+	var asking sync.WaitGroup
+	for i, m := range t.Members {
+		asking.Go(func() { led[i] = o.leads(ctx, t, m) == nil })
+	}
+	asking.Wait()
+	if i := slices.Index(led, true); i >= 0 && !slices.Contains(led[i+1:], true) {
+		t.Leader = t.Members[i].Name
+	}
+	settleRoles(&t)
+	return t
 }
 
 // clusterJSON is the answer of GET /cluster.
@@ -35,57 +59,103 @@ type clusterJSON struct {
 		Name string `json:"name"`
 		Host string `json:"host"`
 		Port int    `json:"port"`
+		Lag  any    `json:"lag"` // bytes, or "unknown"
 		memberJSON
 	} `json:"members"`
-	Pause bool `json:"pause"`
+	Pause any `json:"pause"`
 }
 
 // statusJSON is what we use of GET /patroni.
 type statusJSON struct {
 	System  string `json:"database_system_identifier"`
 	Patroni struct {
-		Scope string `json:"scope"`
+		Version string `json:"version"`
+		Scope   string `json:"scope"`
 	} `json:"patroni"`
+	XLog struct {
+		Location number `json:"location"`
+	} `json:"xlog"`
 }
 
-// readAPI builds the topology from one member's REST API.
+// readAPI builds the topology from the first member's REST API that answers: the
+// configured one, or another that was seen before.
 func (o *Observer) readAPI(ctx context.Context) (cluster.Topology, error) {
-	t := cluster.Topology{Scope: o.o.Scope, Namespace: o.o.Namespace, Seen: time.Now()}
-	if o.o.API == "" {
-		return t, &UnreachableError{fmt.Errorf("etcd holds nothing below %s/, and no address of a Patroni REST API is known", o.base)}
+	apis := []string{o.o.API}
+	for _, m := range o.lastKnown().Members {
+		apis = append(apis, m.APIURL)
 	}
+	apis = slices.DeleteFunc(apis, func(api string) bool { return api == "" })
+	if len(apis) == 0 {
+		return cluster.Topology{}, &UnreachableError{fmt.Errorf("etcd holds nothing below %s/, and no address of a Patroni REST API is known", o.base)}
+	}
+	var failed []error
+	for _, api := range apis {
+		t, err := o.readMember(ctx, api)
+		if _, unreachable := errors.AsType[*UnreachableError](err); !unreachable {
+			return t, err
+		}
+		failed = append(failed, err)
+	}
+	return cluster.Topology{}, &UnreachableError{errors.Join(failed...)}
+}
+
+func (o *Observer) readMember(ctx context.Context, api string) (cluster.Topology, error) {
+	t := cluster.Topology{Scope: o.o.Scope, Namespace: o.o.Namespace, Seen: time.Now()}
 	var all clusterJSON
-	var own statusJSON
-	if err := errors.Join(o.get(ctx, o.o.API, "/cluster", &all), o.get(ctx, o.o.API, "/patroni", &own)); err != nil {
+	var own, leader statusJSON
+	var config dynamicConfig
+	if err := errors.Join(o.ask(ctx, api, "/cluster", &all), o.ask(ctx, api, "/patroni", &own)); err != nil {
 		return t, &UnreachableError{err}
 	}
 	if s := own.Patroni.Scope; s != "" && s != o.o.Scope {
-		return t, fmt.Errorf("%s belongs to cluster %s, not to %s", o.o.API, s, o.o.Scope)
+		return t, fmt.Errorf("%s belongs to cluster %s, not to %s", api, s, o.o.Scope)
+	}
+	// What neither of these says costs us preferences, not the topology.
+	_ = o.ask(ctx, api, "/config", &config)
+	config.apply(&t)
+	for _, m := range all.Members {
+		if role := parseRole(m.Role); role == cluster.Primary || role == cluster.StandbyLeader {
+			_ = o.ask(ctx, m.APIURL, "/patroni", &leader)
+			t.Position = postgres.LSN(leader.XLog.Location)
+		}
 	}
 	return topologyOfAPI(t, all, own), nil
 }
 
+// topologyOfAPI completes t, whose Position is the leader's.
 func topologyOfAPI(t cluster.Topology, all clusterJSON, own statusJSON) cluster.Topology {
-	t.SystemIdentifier, t.Paused = systemIdentifier(own.System), all.Pause
-	leads := cluster.Primary
+	t.SystemIdentifier, t.Paused = systemIdentifier(own.System), cluster.True(all.Pause)
 	for _, m := range all.Members {
 		member := m.member(m.Name)
 		if member.ConnURL == "" && m.Host != "" {
 			member.ConnURL = fmt.Sprintf("postgres://%s:%d/postgres", m.Host, m.Port)
 		}
-		if member.Role == cluster.Primary || member.Role == cluster.StandbyLeader {
-			t.Leader, leads = m.Name, member.Role
+		if member.Version == "" {
+			member.Version = own.Patroni.Version
+		}
+		if s := member.State; s == "streaming" || s == "in archive recovery" { // Patroni 3.0.4 shows the one for the other
+			member.State, member.ReplicationState = "running", s
+		}
+		if lag, known := m.Lag.(float64); known && t.Position > 0 {
+			member.LSN = t.Position - min(t.Position, postgres.LSN(lag))
+		}
+		switch {
+		case member.Role == cluster.Primary || member.Role == cluster.StandbyLeader:
+			t.Leader, t.StandbyCluster, member.LSN = m.Name, member.Role == cluster.StandbyLeader, t.Position
+		case m.Role == "sync_standby" || m.Role == "quorum_standby":
+			t.Synchronous = append(t.Synchronous, m.Name)
 		}
 		t.Members = append(t.Members, member)
 	}
 	slices.SortFunc(t.Members, func(a, b cluster.Member) int { return strings.Compare(a.Name, b.Name) })
-	settleRoles(&t, leads)
+	slices.Sort(t.Synchronous)
+	settleRoles(&t)
 	return t
 }
 
-// get asks one question of the API that an URL such as http://host:8008/patroni
+// ask puts one question of the API that an URL such as http://host:8008/patroni
 // belongs to, and decodes the answer into v unless that is nil.
-func (o *Observer) get(ctx context.Context, api, question string, v any) error {
+func (o *Observer) ask(ctx context.Context, api, question string, v any) error {
 	u, err := url.Parse(api)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("REST API %q is not an address", api)

@@ -47,7 +47,7 @@ func TestTopologyThroughTheAPI(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		const want = "7301234567890123456 leader=n2 paused n1:replica:streaming:00000003:0/0 n2:primary:running:00000003:0/0"
+		const want = "7301234567890123456 leader=n2 paused n1:replica:running:00000003:0/0 n2:primary:running:00000003:0/0"
 		if line := short(got); line != want {
 			t.Errorf("\n got %s\nwant %s", line, want)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -15,8 +16,9 @@ import (
 
 // pair is one key of etcd.
 type pair struct {
-	key   string
-	value []byte
+	key     string
+	value   []byte
+	created int64 // the revision at which the key was made
 }
 
 // ErrCitus refuses a cluster of clusters.
@@ -34,6 +36,8 @@ type memberJSON struct {
 	Location         number         `json:"xlog_location"`
 	ReplicationState string         `json:"replication_state"`
 	Tags             map[string]any `json:"tags"`
+	Replay           number         `json:"replay_lsn"`
+	PendingRestart   any            `json:"pending_restart"`
 }
 
 // number is 0 where Patroni says "unknown" or anything else that is no number.
@@ -47,9 +51,26 @@ func (n *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// dynamicConfig is the value of the key config and of GET /config.
 type dynamicConfig struct {
-	Pause          bool           `json:"pause"`
+	Pause          any            `json:"pause"`
+	Failsafe       any            `json:"failsafe_mode"`
+	TTL            number         `json:"ttl"`       // seconds
+	LoopWait       number         `json:"loop_wait"` // seconds
 	StandbyCluster map[string]any `json:"standby_cluster"`
+}
+
+// apply sets what the configuration says, with Patroni's own defaults.
+func (c dynamicConfig) apply(t *cluster.Topology) {
+	seconds := func(n number, otherwise time.Duration) time.Duration {
+		if n == 0 || n > 1<<20 {
+			return otherwise
+		}
+		return time.Duration(n) * time.Second
+	}
+	t.Paused, t.Failsafe = cluster.True(c.Pause), cluster.True(c.Failsafe)
+	t.TTL, t.LoopWait = seconds(c.TTL, 30*time.Second), seconds(c.LoopWait, 10*time.Second)
+	t.StandbyCluster = isStandbyCluster(c.StandbyCluster)
 }
 
 // parseTopology reads Patroni's keys below base. The leader key alone says who
@@ -58,6 +79,7 @@ type dynamicConfig struct {
 func parseTopology(base string, pairs []pair) (cluster.Topology, error) {
 	var t cluster.Topology
 	var config dynamicConfig
+	var synchronous string
 	for _, p := range pairs {
 		name, ok := strings.CutPrefix(p.key, base+"/")
 		if !ok {
@@ -68,24 +90,33 @@ func parseTopology(base string, pairs []pair) (cluster.Topology, error) {
 		case below && isNumber(head):
 			return t, fmt.Errorf("%s: %w", p.key, ErrCitus)
 		case name == "leader":
-			t.Leader = strings.TrimSpace(string(p.value))
+			t.Leader, t.Term = strings.TrimSpace(string(p.value)), p.created
 		case name == "initialize":
 			t.SystemIdentifier = systemIdentifier(string(p.value))
 		case name == "config":
 			if err := json.Unmarshal(p.value, &config); err != nil {
 				return t, fmt.Errorf("%s: %w", p.key, err)
 			}
+		case name == "status" || name == "optime/leader":
+			t.Position = max(t.Position, parsePosition(p.value))
+		case name == "sync":
+			var sync struct {
+				Standby string `json:"sync_standby"`
+			}
+			_ = json.Unmarshal(p.value, &sync) // an unreadable one only costs us a preference
+			synchronous = sync.Standby
 		case head == "members" && rest != "" && !strings.Contains(rest, "/"):
 			t.Members = append(t.Members, parseMember(rest, p.value))
 		}
 	}
-	t.Paused = config.Pause
+	config.apply(&t)
 	slices.SortFunc(t.Members, func(a, b cluster.Member) int { return strings.Compare(a.Name, b.Name) })
-	leads := cluster.Primary
-	if isStandbyCluster(config.StandbyCluster) {
-		leads = cluster.StandbyLeader
+	for _, m := range t.Members {
+		if slices.ContainsFunc(strings.Split(synchronous, ","), func(name string) bool { return strings.EqualFold(name, m.Name) }) {
+			t.Synchronous = append(t.Synchronous, m.Name)
+		}
 	}
-	settleRoles(&t, leads)
+	settleRoles(&t)
 	if t.Leader != "" {
 		if _, ok := t.Member(t.Leader); !ok {
 			err := &UnconfirmedError{t.Leader, errors.New("it has no member key")}
@@ -96,8 +127,23 @@ func parseTopology(base string, pairs []pair) (cluster.Topology, error) {
 	return t, nil
 }
 
+// parsePosition reads {"optime":1} and, of Patroni before 2.1, a bare 1.
+func parsePosition(value []byte) postgres.LSN {
+	var status struct {
+		Optime number `json:"optime"`
+	}
+	if json.Unmarshal(value, &status) != nil {
+		_ = status.Optime.UnmarshalJSON(value)
+	}
+	return postgres.LSN(status.Optime)
+}
+
 // settleRoles gives the leader its role and takes it from whoever else claims it.
-func settleRoles(t *cluster.Topology, leads cluster.Role) {
+func settleRoles(t *cluster.Topology) {
+	leads := cluster.Primary
+	if t.StandbyCluster {
+		leads = cluster.StandbyLeader
+	}
 	for i := range t.Members {
 		m := &t.Members[i]
 		switch {
@@ -120,8 +166,8 @@ func parseMember(name string, value []byte) cluster.Member {
 
 func (j memberJSON) member(name string) cluster.Member {
 	return cluster.Member{Name: name, Role: parseRole(j.Role), State: j.State, ConnURL: j.ConnURL, APIURL: j.APIURL,
-		Version: j.Version, Tags: j.Tags, ReplicationState: j.ReplicationState,
-		Timeline: postgres.TimelineID(min(j.Timeline, math.MaxUint32)), LSN: postgres.LSN(j.Location)}
+		Version: j.Version, Tags: j.Tags, ReplicationState: j.ReplicationState, PendingRestart: cluster.True(j.PendingRestart),
+		Timeline: postgres.TimelineID(min(j.Timeline, math.MaxUint32)), LSN: postgres.LSN(j.Location), Replay: postgres.LSN(j.Replay)}
 }
 
 // parseRole knows the words of all versions, of member keys and of GET /cluster.

@@ -32,7 +32,7 @@ func keys(change ...string) []pair {
 	}
 	var pairs []pair
 	for name, value := range all {
-		pairs = append(pairs, pair{base + "/" + name, []byte(value)})
+		pairs = append(pairs, pair{base + "/" + name, []byte(value), 7})
 	}
 	return pairs
 }
@@ -109,7 +109,7 @@ func FuzzParseTopology(f *testing.F) {
 	f.Add(base+"/members/", []byte(`{"timeline":99999999999999}`))
 	f.Add(base+"/0/leader", []byte("n1"))
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
-		got, err := parseTopology(base, append(keys("leader", "n2"), pair{key, value}))
+		got, err := parseTopology(base, append(keys("leader", "n2"), pair{key, value, 8}))
 		_, unconfirmed := errors.AsType[*UnconfirmedError](err)
 		if err != nil && !unconfirmed {
 			return

@@ -15,6 +15,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/daemon"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -28,6 +29,7 @@ import (
 type app struct {
 	path   string // of the configuration file
 	format string // table or json
+	args   []string
 	stdout io.Writer
 	stderr io.Writer
 	uid    int
@@ -93,11 +95,23 @@ func (a *app) bucket() (storage.Bucket, error) {
 // repository is the cluster's repository of one system identifier. Nothing is
 // asked of the store.
 func (a *app) repository(system postgres.SystemIdentifier) (*catalog.Repository, error) {
+	open, err := a.opener()
+	if err != nil {
+		return nil, err
+	}
+	return open(system), nil
+}
+
+// opener gives the repositories of any system identifier on one store.
+func (a *app) opener() (daemon.Opener, error) {
 	bucket, err := a.bucket()
 	if err != nil {
 		return nil, err
 	}
-	return catalog.New(bucket, catalog.Location{Scope: a.config.Cluster.Scope, System: system}, a.options()), nil
+	scope, options := a.config.Cluster.Scope, a.options()
+	return func(system postgres.SystemIdentifier) *catalog.Repository {
+		return catalog.New(bucket, catalog.Location{Scope: scope, System: system}, options)
+	}, nil
 }
 
 func (a *app) options() catalog.Options {
@@ -122,16 +136,20 @@ func (a *app) hasPatroni() bool {
 	return len(a.config.Patroni.Etcd.Endpoints) > 0 || a.config.Patroni.API.URL != ""
 }
 
-// topology is the Patroni cluster as it is now, its leader confirmed.
-func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
-	p := a.config.Patroni
-	e, api := p.Etcd, p.API
-	observer, err := patroni.New(patroni.Options{
-		Scope: a.config.Cluster.Scope, Namespace: p.Namespace, Log: a.log,
+// patroniOptions say how to reach the cluster's etcd and REST API.
+func patroniOptions(c config.Config, log *slog.Logger) patroni.Options {
+	e, api := c.Patroni.Etcd, c.Patroni.API
+	return patroni.Options{
+		Scope: c.Cluster.Scope, Namespace: c.Patroni.Namespace, Log: log,
 		Endpoints: e.Endpoints, V2: e.V2, Username: e.Username, Password: e.Password.Reveal(),
 		TLS: patroni.TLS{CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, NoVerify: e.NoVerify},
 		API: api.URL, APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},
-	})
+	}
+}
+
+// topology is the Patroni cluster as it is now, its leader confirmed.
+func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
+	observer, err := patroni.New(patroniOptions(a.config, a.log))
 	if err != nil {
 		return cluster.Topology{}, fail(exitConfig, "", "%w", err)
 	}

@@ -9,52 +9,83 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/backup"
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres/server"
+	"github.com/pgha-backup/pgha-backup/cluster"
+)
+
+// The values of --method.
+const (
+	methodFileCopy   = "file-copy"
+	methodBaseBackup = "base-backup"
+)
+
+// The values of --source, which are those of cluster.SourcePolicy.
+const (
+	sourceLeader        = "leader"
+	sourcePreferReplica = "prefer-replica"
+	sourceReplica       = "replica"
 )
 
 func newBackupCommand(a *app) *cobra.Command {
-	var kind, comment string
+	var kind, comment, source, method string
 	cmd := &cobra.Command{
 		Use:   "backup",
-		Short: "Take a base backup of the leader, on the leader's own host",
+		Short: "Take a base backup of the local member, or of any over the network",
 		Long: "Copies the local server's data directory into the repository while it runs, waits until the WAL that the copy\n" +
-			"needs is archived, and commits. It exits 4, and names the leader, where this member is not it.",
+			"needs is archived, and commits.\n\n" +
+			"--source says which member may be copied: the leader (default), a replica, or with prefer-replica either of\n" +
+			"them. Where this member is not it, the command exits 4 and names who is. A replica must stream and replay the\n" +
+			"leader's timeline without delay, at most backup.max_lag bytes behind. The leader then writes a checkpoint and\n" +
+			"ends two WAL segments, and is not read; it is reached with the local server's credentials at the address that\n" +
+			"Patroni shows. A replica that is promoted in mid copy ends the backup with exit 1; a failover between two other\n" +
+			"members does not.\n\n" +
+			"--method base-backup needs no data directory here: the server streams its files over the replication protocol.\n" +
+			"Patroni says where the chosen member is, and cluster.dsn (or Patroni's file) how to log in; without Patroni\n" +
+			"cluster.dsn alone leads to the server. The role must be a superuser, or have REPLICATION, pg_monitor,\n" +
+			"pg_checkpoint and EXECUTE on pg_switch_wal and pg_create_restore_point; pg_hba.conf needs no line for replication.\n" +
+			"It is one stream, slower than file-copy, and reads through the server's page cache.",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kind != string(catalog.Full) {
 				return usage("--type %q: want full", kind)
 			}
-			return a.backup(cmd.Context(), comment)
+			if source != sourceLeader && source != sourcePreferReplica && source != sourceReplica {
+				return usage("--source %q: want %s, %s or %s", source, sourceLeader, sourcePreferReplica, sourceReplica)
+			}
+			if method != methodFileCopy && method != methodBaseBackup {
+				return usage("--method %q: want %s or %s", method, methodFileCopy, methodBaseBackup)
+			}
+			return a.backup(cmd.Context(), method, source, comment)
 		},
 	}
 	cmd.Flags().StringVar(&kind, "type", string(catalog.Full), "full")
+	cmd.Flags().StringVar(&source, "source", sourceLeader, "leader, prefer-replica or replica")
+	cmd.Flags().StringVar(&method, "method", methodFileCopy, "file-copy or base-backup")
 	cmd.Flags().StringVar(&comment, "comment", "", "a remark to keep with the backup")
 	return cmd
 }
 
-func (a *app) backup(ctx context.Context, comment string) error {
+func (a *app) backup(ctx context.Context, method, source, comment string) error {
 	c := a.config
-	if err := a.wantLeader(ctx); err != nil {
-		return err
+	member := backup.Member{Name: c.Cluster.Member, DSN: c.Cluster.DSN.Reveal(), PGDATA: c.Cluster.DataDir, Repository: a.repository}
+	reason := ""
+	var err error
+	if method == methodBaseBackup && a.hasPatroni() {
+		reason, err = a.remote(ctx, &member, cluster.SourcePolicy(source))
+	} else {
+		err = a.wantSource(ctx, source)
 	}
-	s, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
-	if err != nil {
-		return fail(exitPreflight, hintOf(err), "%w", err)
-	}
-	defer s.Close()
-	facts, err := s.Facts(ctx)
-	if err != nil {
-		return fail(exitPreflight, hintOf(err), "%w", err)
-	}
-	repository, err := a.repository(facts.System)
 	if err != nil {
 		return err
+	}
+	member.Streamed = method == methodBaseBackup
+	if a.hasPatroni() && source != sourceLeader {
+		member.Topology = a.topology
 	}
 	began := a.now()
 	shown := newShow(a.stderr)
-	m, err := backup.Take(ctx, backup.Source{Server: s, PGDATA: c.Cluster.DataDir, Member: c.Cluster.Member}, repository, backup.Options{
+	m, err := member.Backup(ctx, reason, backup.Options{
 		ID: catalog.ManualID(began), Comment: comment, Tool: version,
-		Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit),
+		Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit), MaxLag: int64(c.Backup.MaxLag),
 		ConditionalWrites: c.Repository().ConditionalWrites, ArchiveLimit: c.Backup.WALTimeout,
 		Events: shown.events(),
 	})
@@ -68,21 +99,42 @@ func (a *app) backup(ctx context.Context, comment string) error {
 	return a.reportBackup(m, a.now().Sub(began))
 }
 
-// wantLeader refuses any other member by Patroni's word. A server without Patroni
-// must only be a primary, which the backup itself looks at.
-func (a *app) wantLeader(ctx context.Context) error {
+// remote points m at the member that the policy chooses, wherever it is.
+func (a *app) remote(ctx context.Context, m *backup.Member, policy cluster.SourcePolicy) (reason string, err error) {
+	t, err := a.topology(ctx)
+	if err != nil {
+		return "", err
+	}
+	choice, err := cluster.ChooseSource(t, cluster.SourceWant{Policy: policy, MaxLag: int64(a.config.Backup.MaxLag), Waited: true})
+	if err != nil {
+		return "", fail(exitPreflight, hintOf(err), "%w", err)
+	}
+	chosen, _ := t.Member(choice.Member)
+	m.Name, m.ConnURL = chosen.Name, chosen.ConnURL
+	return choice.Reason, nil
+}
+
+// wantSource refuses a member that is not the source asked for, by Patroni's word. A
+// server without Patroni must only be a primary, which the backup itself looks at.
+func (a *app) wantSource(ctx context.Context, source string) error {
 	if !a.hasPatroni() {
+		if source == sourceReplica {
+			return fail(exitPreflight, "set patroni.config, or leave --source away on a primary", "--source replica: nothing says who leads, since no Patroni is configured")
+		}
 		return nil
 	}
 	t, err := a.topology(ctx)
 	if err != nil {
 		return err
 	}
-	if t.Leader == "" {
+	member := a.config.Cluster.Member
+	switch {
+	case t.Leader == "":
 		return fail(exitPreflight, "wait for a leader, or look at patronictl list", "nobody leads %s", t.Scope)
-	}
-	if member := a.config.Cluster.Member; t.Leader != member {
+	case source == sourceLeader && t.Leader != member:
 		return fail(exitPreflight, "run it on "+t.Leader, "member %s is not the leader of %s: %s is", member, t.Scope, t.Leader)
+	case source == sourceReplica && t.Leader == member:
+		return fail(exitPreflight, "run it on another member", "member %s leads %s: --source replica wants one that does not", member, t.Scope)
 	}
 	return nil
 }

@@ -37,16 +37,22 @@ func newRestoreCommand(a *app) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	target.add(cmd)
-	flags.StringVar(&f.system, "system-id", "", "system identifier, where the repository holds several clusters of this name")
-	flags.StringVar(&f.backup, "backup", "", "restore from this backup; default: the newest that reaches the target")
+	f.addSource(cmd)
 	flags.StringVar(&f.pgdata, "pgdata", "", "directory to restore into")
-	flags.StringArrayVar(&f.mapping, "tablespace-mapping", nil, "OLD=NEW: where a tablespace goes; may be repeated")
 	flags.StringVar(&f.archiveMode, "archive-mode", "off", "off or preserve: what becomes of the copy's archive_mode")
 	flags.BoolVar(&f.start, "start", false, "start the copy on a private socket, wait, and prove where recovery stopped")
 	flags.BoolVar(&f.plan, "plan", false, "print what would be done and change nothing")
 	flags.BoolVar(&f.force, "force", false, "give up the stopped cluster in --pgdata and its listed tablespaces")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask before a cluster is given up")
 	return cmd
+}
+
+// addSource adds the flags that say what is restored.
+func (f *restoreFlags) addSource(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.system, "system-id", "", "system identifier, where the repository holds several clusters of this name")
+	flags.StringVar(&f.backup, "backup", "", "restore from this backup; default: the newest that reaches the target")
+	flags.StringArrayVar(&f.mapping, "tablespace-mapping", nil, "OLD=NEW: where a tablespace goes; may be repeated")
 }
 
 // restored is what restore prints in the end.

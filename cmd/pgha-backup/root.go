@@ -36,8 +36,10 @@ func newRootCommand(a *app) *cobra.Command {
 	for _, command := range []func(*app) *cobra.Command{
 		newArchivePushCommand,
 		newArchiveGetCommand,
+		newDaemonCommand,
 		newBackupCommand,
 		newRestoreCommand,
+		newPatroniCommand,
 		newListCommand,
 		newShowCommand,
 		newStatusCommand,

@@ -53,7 +53,11 @@ func (s *show) events() backup.Events {
 			if p.BytesTotal > 0 {
 				share = min(100, 100*float64(p.Bytes)/float64(p.BytesTotal))
 			}
-			s.line(fmt.Sprintf("%s %3.0f %%, %s of %s, %d of %d files", s.phase, share, byteCount(p.Bytes), byteCount(p.BytesTotal), p.Files, p.FilesTotal),
+			files := fmt.Sprintf("%d files", p.Files)
+			if p.FilesTotal > 0 { // a server that streams does not say
+				files = fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal)
+			}
+			s.line(fmt.Sprintf("%s %3.0f %%, %s of %s, %s", s.phase, share, byteCount(p.Bytes), byteCount(p.BytesTotal), files),
 				event{Event: "progress", Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Bytes, BytesTotal: p.BytesTotal})
 		},
 		Waiting: func(text string) {
@@ -74,13 +78,23 @@ func (s *show) events() backup.Events {
 
 func (s *show) line(text string, e event) {
 	if s.terminal {
-		fmt.Fprintf(s.w, "\r\x1b[K%s", text)
+		fmt.Fprintf(s.w, "\r\x1b[K%s", s.fit(text))
 		return
 	}
 	e.Time, e.Phase = time.Now().UTC().Truncate(time.Millisecond), s.phase
 	if line, err := json.Marshal(e); err == nil {
 		fmt.Fprintf(s.w, "%s\n", line)
 	}
+}
+
+// fit cuts what is longer than the terminal's line: it would wrap, and its first
+// part could not be written over.
+func (s *show) fit(text string) string {
+	width, _, err := term.GetSize(int(s.w.(*os.File).Fd()))
+	if line := []rune(text); err == nil && width > 0 && len(line) >= width {
+		return string(line[:width-1])
+	}
+	return text
 }
 
 // copied and replayed are the progress of a restore, for a terminal only.

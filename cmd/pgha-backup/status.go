@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/daemon"
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
@@ -53,11 +53,8 @@ func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 	r := a.config.Repository()
 	d := statusDocument{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Repository: r.Name, RepositoryType: r.Type,
 		ConditionalWrites: r.ConditionalWrites, Backups: len(s.Backups), Windows: s.Windows, Timelines: s.Archive.Timelines, Conflicts: s.Conflicts}
-	d.Problems = append([]string{}, problems(s.Survey, r)...)
-	if n := len(s.Windows); n > 0 && !s.Windows[n-1].Archived.IsZero() {
-		rpo := max(0, a.now().Sub(s.Windows[n-1].Archived).Seconds())
-		d.RPO = &rpo
-	}
+	d.Problems = append([]string{}, daemon.Problems(s.Survey, r)...)
+	d.RPO = daemon.RPO(s.Windows, a.now())
 	if b, err := s.Find("latest"); err == nil {
 		last := describe(b)
 		d.Last = &last
@@ -76,43 +73,6 @@ func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 		d.Problems = append(d.Problems, fmt.Sprintf("cluster: Patroni runs system %s now, this repository is of %s", t.SystemIdentifier, s.Info.SystemIdentifier))
 	}
 	return d
-}
-
-// problems is everything in a survey that needs a person.
-func problems(s catalog.Survey, r config.Repository) (all []string) {
-	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
-	if r.ConditionalWrites == config.Emulate || s.Info.ConditionalWrites == config.Emulate {
-		add("repository: create-once writes are emulated; two writers at the same moment may both believe they won")
-	}
-	if len(s.Backups) == 0 {
-		add("backups: there is none")
-	} else if _, err := s.Find("latest"); err != nil {
-		add("backups: none of %d is whole", len(s.Backups))
-	}
-	for _, b := range s.Backups {
-		switch b.State {
-		case catalog.BackupDamaged:
-			add("backup %s: %s of the server had bad pages", b.Manifest.ID, plural(len(b.Manifest.Damage), "file"))
-		case catalog.BackupWALMissing:
-			add("backup %s: its WAL is not complete", b.Manifest.ID)
-		}
-	}
-	for _, t := range s.Archive.Timelines {
-		if t.NoHistory {
-			add("archive: %s is missing, timeline %d cannot be followed", postgres.HistoryFile(t.Timeline), uint32(t.Timeline))
-		}
-	}
-	for _, gap := range s.Archive.Missing() {
-		if gap.Segments == 1 {
-			add("archive: %s is missing", gap.First)
-		} else {
-			add("archive: %d segments are missing, %s to %s", gap.Segments, gap.First, gap.Last)
-		}
-	}
-	for _, name := range s.Conflicts {
-		add("conflict: two contents of %s are kept, and nobody has said which one counts", name)
-	}
-	return all
 }
 
 func (a *app) statusTable(s survey, d statusDocument) error {

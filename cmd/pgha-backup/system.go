@@ -32,6 +32,12 @@ func (a *app) systemIdentifier(ctx context.Context, given string) (postgres.Syst
 		}
 		a.log.Debug("the system identifier could not be had from Patroni", "error", err)
 	}
+	return a.onlySystem(ctx)
+}
+
+// onlySystem is the cluster that the repository holds, if it is the only one of its name.
+func (a *app) onlySystem(ctx context.Context) (postgres.SystemIdentifier, error) {
+	c := a.config
 	bucket, err := a.bucket()
 	if err != nil {
 		return 0, err

@@ -9,7 +9,7 @@ import (
 
 // Start is the beginning of a base backup.
 type Start struct {
-	LSN      postgres.LSN // redo point of the starting checkpoint
+	LSN      postgres.LSN // redo point of the starting checkpoint, on a standby of the last restartpoint
 	Timeline postgres.TimelineID
 	Time     time.Time // the server's clock
 }
@@ -27,13 +27,14 @@ func (s *Server) StartBackup(ctx context.Context, label string) (Start, error) {
 	if start.LSN, err = postgres.ParseLSN(lsn); err != nil {
 		return Start{}, err
 	}
-	start.Timeline, err = s.timeline(ctx)
+	f, err := s.Facts(ctx)
+	start.Timeline = f.Timeline
 	return start, err
 }
 
 // Stop is the end of a base backup.
 type Stop struct {
-	LSN           postgres.LSN // consistent from here on
+	LSN           postgres.LSN // consistent from here on; on a standby its minimum recovery point
 	Label         string       // content of backup_label
 	TablespaceMap string       // content of tablespace_map; empty without tablespaces
 	Time          time.Time    // the server's clock
@@ -52,6 +53,12 @@ func (s *Server) StopBackup(ctx context.Context) (Stop, error) {
 	}
 	stop.LSN, err = postgres.ParseLSN(lsn)
 	return stop, err
+}
+
+// Now is the server's clock.
+func (s *Server) Now(ctx context.Context) (now time.Time, err error) {
+	err = s.row(ctx, "ask the server for the time", `SELECT clock_timestamp()`, nil, &now)
+	return now, err
 }
 
 // CreateRestorePoint writes a named restore point and returns the end of its record.

@@ -11,7 +11,7 @@ import (
 )
 
 // Facts are what a server says about itself; they do not change while it runs,
-// but for InRecovery and Timeline.
+// but for InRecovery, Timeline and what a reload changes.
 type Facts struct {
 	Version        postgres.Version
 	System         postgres.SystemIdentifier
@@ -23,6 +23,7 @@ type Facts struct {
 	ArchiveMode    string
 	ArchiveCommand string
 	ArchiveLibrary string
+	FullPageWrites bool
 	Started        time.Time // of the postmaster
 }
 
@@ -41,9 +42,9 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 		       (SELECT timeline_id FROM pg_control_checkpoint())::int8, pg_is_in_recovery(),
 		       current_setting('data_directory'), current_setting('config_file'), current_setting('archive_mode'),
 		       current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''),
-		       pg_postmaster_start_time()`, nil,
+		       current_setting('full_page_writes')::bool, pg_postmaster_start_time()`, nil,
 		&version, &system, &segment, &timeline, &f.InRecovery, &f.DataDirectory, &f.ConfigFile, &f.ArchiveMode,
-		&f.ArchiveCommand, &f.ArchiveLibrary, &f.Started)
+		&f.ArchiveCommand, &f.ArchiveLibrary, &f.FullPageWrites, &f.Started)
 	if err != nil {
 		return Facts{}, err
 	}

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,12 +35,14 @@ var session = map[string]string{
 	"application_name":                    "pgha-backup",
 }
 
+var errUnreadableDSN = errors.New("the connection string of PostgreSQL cannot be parsed (not shown: it may hold a password)")
+
 // Connect opens a session. dsn is a libpq connection string or URL; it is never
 // part of an error.
 func Connect(ctx context.Context, dsn string) (*Server, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, errors.New("the connection string of PostgreSQL cannot be parsed (not shown: it may hold a password)")
+		return nil, errUnreadableDSN
 	}
 	for name, value := range session {
 		config.RuntimeParams[name] = value
@@ -107,12 +110,15 @@ func (e *Error) Unwrap() error { return e.Err }
 // Hint is what a person can do about the error; may be empty.
 func (e *Error) Hint() string { return e.Advice }
 
-func failed(what string, err error) error {
+func failed(what string, err error) error { return failedIn(what, err, nil) }
+
+// failedIn knows better advice for some SQLSTATEs than what holds in general.
+func failedIn(what string, err error, better map[string]string) error {
 	e := &Error{What: what, Err: err}
 	var answer *pgconn.PgError
 	switch {
 	case errors.As(err, &answer):
-		e.Advice = advice[answer.Code]
+		e.Advice = cmp.Or(better[answer.Code], advice[answer.Code], answer.Hint)
 	case errors.As(err, new(*pgconn.ConnectError)):
 		e.Advice = "is the server running, and are host and port those of this member?"
 	}
@@ -124,7 +130,7 @@ var advice = map[string]string{
 	"28P01": "the password is wrong: check the role's password where the configuration takes it from",
 	"28000": "pg_hba.conf has no line that lets this role connect from here",
 	"3D000": "name a database that exists, postgres for example",
-	"42501": "the role lacks a right: use a superuser, or GRANT pg_monitor and EXECUTE on pg_backup_start, pg_backup_stop, pg_switch_wal and pg_create_restore_point",
+	"42501": "the role lacks a right: use a superuser, or GRANT pg_monitor, pg_checkpoint and EXECUTE on pg_backup_start, pg_backup_stop, pg_switch_wal and pg_create_restore_point",
 	"42883": "the server is older than PostgreSQL 15, which is not supported",
 	"53300": "all connections are taken: raise max_connections or superuser_reserved_connections",
 	"57P03": "the server is starting up, shutting down or recovering: try again when it answers",

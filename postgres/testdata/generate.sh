@@ -2,7 +2,11 @@
 # Makes pg<major>.tar.gz: what a real server of that version writes, beside what
 # its own tools say about it. Usage, as an unprivileged user:
 #
-#   generate.sh BINDIR OUTPUT.tar.gz
+#   generate.sh BINDIR OUTPUT.tar.gz [TOOLS]
+#
+# Where BINDIR lacks a client program, the one in TOOLS (of a newer version) is
+# taken; where it lacks pg_waldump, which reads no other version's WAL, the server
+# itself says what its WAL holds (pg_walinspect, which shares pg_waldump's code).
 #
 # The tests compare our parsers with the tools' words, so a new server version
 # needs no change here: run it, commit the archive.
@@ -10,7 +14,7 @@
 # shellcheck disable=SC2086,SC2046,SC2010,SC2013,SC2034,SC2231
 set -euo pipefail
 bin=$1 out=$2
-export PATH=$bin:$PATH LC_ALL=C TZ=UTC PGTZ=UTC PGDATABASE=postgres PGUSER=postgres
+export PATH=$bin:${3:-$bin}:$PATH LC_ALL=C TZ=UTC PGTZ=UTC PGDATABASE=postgres PGUSER=postgres
 work=$(mktemp -d) keep=$work/keep
 trap 'pg_ctl -D $work/a -m immediate stop >/dev/null 2>&1 || true; pg_ctl -D $work/b -m immediate stop >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 mkdir -p $keep $work/ts "$work/two
@@ -35,6 +39,21 @@ CONF
 pg_ctl -D $work/a -l $work/log -w start >/dev/null
 sql() { psql -X -q -At -v ON_ERROR_STOP=1 "$@"; }
 
+# waldump END NAME... writes what the kept segments of those names hold, up to
+# END, a position of the server that is running.
+waldump() {
+  local end=$1 start
+  shift
+  if [ -x "$bin/pg_waldump" ]; then pg_waldump -p $keep "$@" 2>/dev/null || true; return; fi
+  start=$(printf '%X/%X' $((16#${1:8:8})) $((16#${1:16:8} << 20)))
+  # A server writes times as 10:20:30.4+00, pg_waldump as 10:20:30.400000 UTC.
+  sql <<SQL | sed -E ':a; s/(:[0-9]{2}\.[0-9]{1,5})\+00/\10+00/; ta; s/(:[0-9]{2}\.[0-9]{6})\+00/\1 UTC/g'
+select format('rmgr: %-11s len (rec/tot): %6s/%6s, tx: %10s, lsn: %s, prev %s, desc: %s %s', resource_manager,
+  record_length - fpi_length, record_length, xid, start_lsn, prev_lsn, record_type, description)
+from pg_get_wal_records_info('$start', '$end') order by start_lsn
+SQL
+}
+[ -x "$bin/pg_waldump" ] || sql -c 'create extension pg_walinspect'
 sql -c 'select pg_switch_wal()' >/dev/null
 first=$(sql -c 'select pg_walfile_name(pg_current_wal_lsn())')
 sql <<SQL >/dev/null
@@ -65,6 +84,7 @@ sql -c "select pg_create_restore_point('the end')" >/dev/null
 last=$(sql -c "select pg_walfile_name(pg_current_wal_insert_lsn())")
 sql -c "insert into t values (2003, 'only on the first timeline')"
 sql -c 'select pg_switch_wal()' >/dev/null
+end=$(sql -c 'select pg_current_wal_insert_lsn()')
 sql -c "insert into t values (3001, 'next')"
 page() { # file of a relation, with a few pages
   sql -c 'checkpoint'; cp $work/a/$(sql -c "select pg_relation_filepath('$1')") $keep/$1.relation
@@ -73,8 +93,8 @@ page pg_class
 for f in $(ls $work/a/pg_wal | grep -E '^[0-9A-F]{24}$' | sort); do
   [[ $f < $first || $f > $last ]] || cp $work/a/pg_wal/$f $keep/
 done
+waldump $end $first $last >$keep/waldump.1
 pg_ctl -D $work/a -m fast stop >/dev/null
-pg_waldump -p $keep $first $last >$keep/waldump.1 2>/dev/null || true
 cp $work/a/global/pg_control $keep/; pg_controldata $work/a >$keep/pg_controldata
 
 # A second timeline: recover the backup to a named point, write, switch.
@@ -93,8 +113,8 @@ sql -c "insert into t values (4001, 'second timeline')"
 sql -c 'select pg_switch_wal()' >/dev/null
 sql -c "insert into t values (4002, 'more')"
 for f in $(ls $work/b/pg_wal | grep -E '^00000002' | sort | head -3); do cp $work/b/pg_wal/$f $keep/; done
+waldump $(sql -c 'select pg_current_wal_insert_lsn()') $(ls $keep | grep -E '^00000002.{16}$') >$keep/waldump.2
 pg_ctl -D $work/b -m fast stop >/dev/null
-pg_waldump -p $keep $(ls $keep | grep -E '^00000002.{16}$') >$keep/waldump.2 2>/dev/null || true
 cp $work/b/global/pg_control $keep/pg_control.2; pg_controldata $work/b >$keep/pg_controldata.2
 for f in $keep/waldump.*; do cut -c1-400 $f >$f.cut; mv $f.cut $f; done # messages are dumped in full
 ls -l $keep >&2

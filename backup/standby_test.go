@@ -1,0 +1,91 @@
+package backup
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/postgres/server"
+)
+
+// Each standby that is no source is refused in these words.
+func TestUnfit(t *testing.T) {
+	const another = "look at primary_conninfo and at PostgreSQL's log of this member, or choose another one"
+	for want, c := range map[string]struct {
+		change func(own, leader *server.Facts, s *server.Standby)
+		maxLag int64
+		hint   string
+	}{
+		"": {func(_, _ *server.Facts, s *server.Standby) { s.Replayed = 0x3000000 }, 0x1000000, ""},
+		"the leader is system 43, this standby 42": {func(_, leader *server.Facts, _ *server.Standby) { leader.System = 43 }, 0,
+			"is the address that Patroni gives for the leader right?"},
+		"the leader is in recovery itself": {func(_, leader *server.Facts, _ *server.Standby) { leader.InRecovery = true }, 0,
+			"a promotion is under way: try again; or this is a standby cluster, which writes no WAL of its own: back up its primary cluster"},
+		"full_page_writes is off on the leader": {func(_, leader *server.Facts, _ *server.Standby) { leader.FullPageWrites = false }, 0,
+			"turn it on: pages that the standby writes while they are copied are made whole by full page images alone"},
+		"the standby replays 1h0m0s late: recovery_min_apply_delay is set": {func(_, _ *server.Facts, s *server.Standby) { s.Delay = time.Hour }, 0,
+			"choose another member"},
+		"replay is paused on the standby": {func(_, _ *server.Facts, s *server.Standby) { s.Paused = true }, 0,
+			"resume it with SELECT pg_wal_replay_resume(), or choose another member"},
+		"the standby does not stream":                            {func(_, _ *server.Facts, s *server.Standby) { s.Streams, s.Timeline = false, 0 }, 0, another},
+		"the standby streams timeline 2, the leader writes on 3": {func(_, _ *server.Facts, s *server.Standby) { s.Timeline = 2 }, 0, another},
+		"the standby is 16777217 bytes behind the leader, the limit is 16777216": {func(_, _ *server.Facts, s *server.Standby) { s.Replayed = 0x2FFFFFF }, 0x1000000,
+			"wait, choose another member, or raise backup.max_lag"},
+	} {
+		own, leader := server.Facts{System: 42, InRecovery: true, FullPageWrites: true}, server.Facts{System: 42, Timeline: 3, FullPageWrites: true}
+		s := server.Standby{Streams: true, Timeline: 3, Replayed: 0x4000000}
+		c.change(&own, &leader, &s)
+		err := unfit(own, s, leader, 0x4000000, c.maxLag)
+		switch {
+		case err == nil && want != "":
+			t.Errorf("not refused, want %q", want)
+		case err != nil && (err.Error() != want || err.Hint() != c.hint):
+			t.Errorf("%s\n%s\nwant %s\n%s", err, err.Hint(), want, c.hint)
+		}
+	}
+}
+
+func TestAbandonedSaysWhatToDo(t *testing.T) {
+	e := &AbandonedError{"the standby was promoted"}
+	if e.Error() != "the standby was promoted during the backup: nothing was committed" || e.Hint() != "look at patronictl list and take another backup" {
+		t.Errorf("%s\n%s", e, e.Hint())
+	}
+}
+
+// The WAL of a backup across failovers, by timeline and by the files to wait for.
+func TestSpans(t *testing.T) {
+	const mib = postgres.LSN(segmentSize)
+	type history = []postgres.HistoryEntry
+	for name, c := range map[string]struct {
+		tli         postgres.TimelineID
+		entries     history
+		start, stop postgres.LSN
+		wal         []postgres.WALRange
+		spans       []span
+	}{
+		"one timeline": {1, nil, 3*mib + 40, 5 * mib, []postgres.WALRange{{Timeline: 1, Start: 3*mib + 40, End: 5 * mib}}, []span{{1, 3*mib + 40, 5 * mib}}},
+		"begun behind the fork": {2, history{{Parent: 1, Switch: 3 * mib}}, 3 * mib, 4 * mib,
+			[]postgres.WALRange{{Timeline: 2, Start: 3 * mib, End: 4 * mib}}, []span{{2, 3 * mib, 4 * mib}}},
+		"a failover": {2, history{{Parent: 1, Switch: 5*mib + 100}}, 3*mib + 40, 6*mib + 9,
+			[]postgres.WALRange{{Timeline: 1, Start: 3*mib + 40, End: 5*mib + 100}, {Timeline: 2, Start: 5*mib + 100, End: 6*mib + 9}},
+			[]span{{1, 3*mib + 40, 5 * mib}, {2, 5*mib + 100, 6*mib + 9}}},
+		"at a segment's end": {2, history{{Parent: 1, Switch: 5 * mib}}, 3*mib + 40, 6*mib + 9,
+			[]postgres.WALRange{{Timeline: 1, Start: 3*mib + 40, End: 5 * mib}, {Timeline: 2, Start: 5 * mib, End: 6*mib + 9}},
+			[]span{{1, 3*mib + 40, 5 * mib}, {2, 5 * mib, 6*mib + 9}}},
+		"within one segment": {2, history{{Parent: 1, Switch: 3*mib + 100}}, 3*mib + 40, 3*mib + 900,
+			[]postgres.WALRange{{Timeline: 1, Start: 3*mib + 40, End: 3*mib + 100}, {Timeline: 2, Start: 3*mib + 100, End: 3*mib + 900}},
+			[]span{{2, 3*mib + 100, 3*mib + 900}}},
+		"two failovers, one timeline without a segment": {4, history{{Parent: 1, Switch: 1 * mib}, {Parent: 2, Switch: 4*mib + 8}, {Parent: 3, Switch: 4*mib + 90}}, 2 * mib, 4*mib + 99,
+			[]postgres.WALRange{{Timeline: 2, Start: 2 * mib, End: 4*mib + 8}, {Timeline: 3, Start: 4*mib + 8, End: 4*mib + 90}, {Timeline: 4, Start: 4*mib + 90, End: 4*mib + 99}},
+			[]span{{2, 2 * mib, 4 * mib}, {4, 4*mib + 90, 4*mib + 99}}},
+	} {
+		wal := ranges(postgres.TimelineHistory{Timeline: c.tli, Entries: c.entries}, c.start, c.stop)
+		if !slices.Equal(wal, c.wal) {
+			t.Errorf("%s: %v, want %v", name, wal, c.wal)
+		}
+		if got := spans(wal, segmentSize); !slices.Equal(got, c.spans) {
+			t.Errorf("%s: %v, want %v", name, got, c.spans)
+		}
+	}
+}

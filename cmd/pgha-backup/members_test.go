@@ -1,0 +1,120 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+)
+
+// patroniArgs are what Patroni passes beside the method's own keys.
+func patroniArgs(scope, dataDir string) []string {
+	return []string{"patroni", "create-replica", "--no_leader=1", "--no_master=1", "--keep_data=False", "--foo=some value", "--scope=" + scope,
+		"--role=replica", "--datadir=" + dataDir, "--connstring="}
+}
+
+func TestCreateReplicaRefusesEarly(t *testing.T) {
+	h := newHost(t)
+	dir := filepath.Join(h.dir, "data")
+	stamp := filepath.Join(h.dir, "state", "create-replica.failed")
+	for _, c := range []struct {
+		name    string
+		prepare func()
+		args    []string
+		code    int
+		want    string
+	}{
+		{"no repository", func() {}, patroniArgs("main", dir), exitPreflight, "holds nothing of cluster main"},
+		{"asked again at once", func() {}, patroniArgs("main", dir), exitPreflight,
+			"create-replica failed 1 time, last at 2026-11-21T12:00:00Z (repository nas holds nothing of cluster main): not tried again before 2026-11-21T12:00:10Z"},
+		{"another cluster", func() { h.must(os.Remove(stamp)) }, patroniArgs("other", dir), exitConfig, "Patroni means cluster other"},
+		{"only a damaged backup", h.damaged, patroniArgs("main", dir), exitPreflight, "no undamaged full backup lies on the history of timeline 1"},
+		{"no data directory", func() { h.must(os.RemoveAll(stamp)) }, []string{"patroni", "create-replica"}, exitConfig, "the data directory is not known"},
+	} {
+		c.prepare()
+		code, stdout, stderr := h.run(c.args...)
+		if code != c.code || stdout != "" || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s: exit %d, want %d with %q\n%s%s", c.name, code, c.code, c.want, stdout, stderr)
+		}
+		if _, err := os.Lstat(dir); err == nil {
+			t.Fatalf("%s: %s was touched", c.name, dir)
+		}
+	}
+}
+
+// damaged makes a repository whose only backup has bad pages.
+func (h *host) damaged() {
+	_, err := h.catalog(system).Create(h.t.Context(), size, "required", noon)
+	h.must(err)
+	h.archive(1, 1, 4)
+	h.backup("20261121T090000Z-manual-1f0a", 2, 3, catalog.Damage{Path: "base/5/16384", Blocks: []uint32{7}})
+}
+
+func TestStamp(t *testing.T) {
+	s := newStamp(filepath.Join(t.TempDir(), "state"), "work", slog.New(slog.DiscardHandler))
+	now := noon
+	for i, pause := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		s.note(now, os.ErrInvalid)
+		next := now.Add(pause * time.Second)
+		if got := s.read().next(now); !got.Equal(next) {
+			t.Errorf("after failure %d: next at %s, want %s", i+1, got, next)
+		}
+		if s.allows(next.Add(-time.Second)) == nil || s.allows(next) != nil {
+			t.Errorf("after failure %d: not refused until %s", i+1, next)
+		}
+		now = next
+	}
+	if err := s.allows(now.Add(-time.Hour)); err != nil {
+		t.Errorf("a clock set back: %v", err)
+	}
+	s.note(now.Add(2*time.Hour), os.ErrInvalid)
+	if f := s.read(); f.Count != 1 {
+		t.Errorf("an old row of failures counts: %+v", f)
+	}
+	s.note(now, nil)
+	if err := s.allows(now); err != nil {
+		t.Errorf("after a success: %v", err)
+	}
+	if err := os.WriteFile(s.path, []byte("{"), 0o600); err != nil || s.allows(now) != nil {
+		t.Errorf("a torn stamp refuses: %v", err)
+	}
+}
+
+func TestBootstrapRefusesEarly(t *testing.T) {
+	h := newHost(t)
+	h.stock()
+	dir := filepath.Join(h.dir, "data")
+	h.write("source.yaml", "cluster: {scope: main}\nrepositories: [{name: nas, type: file, file: {path: "+h.repository+"}}]\n")
+	h.write("clone.yaml", "cluster: {scope: clone, state_dir: "+h.dir+"/state}\nrepositories: [{name: nas, type: file, file: {path: "+h.repository+"}}]\n")
+	source := "--from-config=" + filepath.Join(h.dir, "source.yaml")
+	for _, c := range []struct {
+		config string
+		args   []string
+		code   int
+		want   string
+	}{
+		{"clone.yaml", nil, exitUsage, "want --from-config"},
+		{"clone.yaml", []string{source, "--from-scope=main"}, exitUsage, "want --from-config"},
+		{"clone.yaml", []string{source, "--target_tme=2026-11-21T10:00:00Z"}, exitUsage, "unknown flag --target-tme"},
+		{"clone.yaml", []string{source, "--target-action=pause"}, exitUsage, "a new cluster is promoted"},
+		{"clone.yaml", []string{source, "--scope=main"}, exitConfig, "Patroni means cluster main"},
+		{"clone.yaml", []string{source, "--my_key=True", "--target_timeline=9"}, exitNotFound, "timeline 9 is not in the archive; there are: 2, 1"},
+		{"clone.yaml", []string{"--from-scope=main", "--target_timeline=9"}, exitNotFound, "timeline 9 is not in the archive"},
+		{"clone.yaml", []string{"--from-scope=other"}, exitNotFound, "holds nothing of cluster other"},
+		{"config.yaml", []string{source, "--scope=main"}, exitPreflight, "the source is named main, as the new cluster is"},
+		{"config.yaml", []string{"--from-scope=main"}, exitPreflight, "the source is named main, as the new cluster is"},
+	} {
+		args := append([]string{"--config", filepath.Join(h.dir, c.config), "patroni", "bootstrap", "--datadir=" + dir}, c.args...)
+		code, stdout, stderr := h.run(args...)
+		if code != c.code || stdout != "" || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s %v: exit %d, want %d with %q\n%s%s", c.config, c.args, code, c.code, c.want, stdout, stderr)
+		}
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Errorf("%s was touched", dir)
+	}
+}

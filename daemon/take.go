@@ -1,0 +1,56 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/backup"
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres/server"
+	"github.com/pgha-backup/pgha-backup/retention"
+)
+
+// takeBackup takes one backup: by file copy of this host's member, or of another
+// member over the replication protocol.
+func (s *service) takeBackup(ctx context.Context, t task) (catalog.Manifest, error) {
+	c := s.settings()
+	repository, err := s.repository()
+	if err != nil {
+		return catalog.Manifest{}, err
+	}
+	session, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
+	if err != nil {
+		return catalog.Manifest{}, err
+	}
+	defer session.Close()
+	source := backup.Source{Server: session, PGDATA: c.Cluster.DataDir, Member: t.From.Member, Streamed: t.From.Remote}
+	return backup.Take(ctx, source, repository, backup.Options{
+		ID: t.ID, Comment: "schedule " + t.Schedule.Name, Tool: s.version, Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit),
+		ConditionalWrites: c.Repository().ConditionalWrites, ArchiveLimit: c.Backup.WALTimeout, Events: t.Events,
+	})
+}
+
+// applyRetention removes what the configuration no longer keeps.
+func (s *service) applyRetention(ctx context.Context) ([]any, error) {
+	repository, err := s.repository()
+	if err != nil {
+		return nil, err
+	}
+	r := s.settings().Retention
+	facts, err := retention.Gather(ctx, repository)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := retention.NewPlan(facts, retention.Policy{Keep: r.Keep, Window: r.Window, Daily: r.Daily, Weekly: r.Weekly, Monthly: r.Monthly, Yearly: r.Yearly,
+		Minimum: r.Minimum, WALFull: r.WALFull, Grace: r.Grace, Garbage: r.Garbage}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	o, err := retention.Apply(ctx, repository, plan, retention.Options{By: s.me.Member, Log: s.log})
+	if err != nil {
+		return nil, err
+	}
+	return []any{"hidden", fmt.Sprint(o.Hidden), "shown", fmt.Sprint(o.Shown), "removed", fmt.Sprint(o.Removed), "runs", len(o.Runs), "wal", o.WAL,
+		"withdrawn", fmt.Sprint(o.Withdrawn)}, nil
+}

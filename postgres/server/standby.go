@@ -1,0 +1,93 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/postgres"
+)
+
+// ConnectMember opens a session on another member of the cluster: with everything
+// that dsn says, but at the host and port of connURL, Patroni's address of that member.
+func ConnectMember(ctx context.Context, dsn, connURL string) (*Server, error) {
+	dsn, err := movedTo(dsn, connURL)
+	if err != nil {
+		return nil, err
+	}
+	return Connect(ctx, dsn)
+}
+
+// movedTo is dsn with another host and port. Of a setting that stands there twice
+// the last one counts.
+func movedTo(dsn, connURL string) (string, error) {
+	to, err := url.Parse(connURL)
+	if err != nil || to.Hostname() == "" {
+		return "", fmt.Errorf("the member's address %q is no connection URL", connURL)
+	}
+	port := to.Port()
+	if port == "" {
+		port = "5432"
+	}
+	if !strings.Contains(dsn, "://") {
+		return fmt.Sprintf("%s host='%s' port='%s'", dsn, to.Hostname(), port), nil
+	}
+	from, err := url.Parse(dsn)
+	if err != nil {
+		return "", errUnreadableDSN
+	}
+	from.Host = net.JoinHostPort(to.Hostname(), port)
+	query := from.Query()
+	query.Del("host")
+	query.Del("port")
+	from.RawQuery = query.Encode()
+	return from.String(), nil
+}
+
+// Standby is how a standby follows at this moment.
+type Standby struct {
+	Streams  bool                // its WAL receiver streams, from the primary or another standby
+	Timeline postgres.TimelineID // of the WAL received last; 0 without a WAL receiver
+	Paused   bool                // replay is paused, or about to be
+	Delay    time.Duration       // recovery_min_apply_delay
+	Replayed postgres.LSN        // end of the last record replayed
+}
+
+// Standby asks how the server, a standby, follows.
+func (s *Server) Standby(ctx context.Context) (Standby, error) {
+	var f Standby
+	var timeline, delay int64
+	var replayed string
+	err := s.row(ctx, "ask how the standby follows", `
+		SELECT coalesce(r.status = 'streaming', false), coalesce(r.received_tli, 0)::int8,
+		       pg_get_wal_replay_pause_state() <> 'not paused',
+		       (SELECT setting::int8 FROM pg_settings WHERE name = 'recovery_min_apply_delay'),
+		       coalesce(pg_last_wal_replay_lsn(), '0/0')::text
+		FROM (SELECT) one LEFT JOIN pg_stat_wal_receiver r ON true`, nil,
+		&f.Streams, &timeline, &f.Paused, &delay, &replayed)
+	if err != nil {
+		return Standby{}, err
+	}
+	f.Timeline, f.Delay = postgres.TimelineID(timeline), time.Duration(delay)*time.Millisecond
+	f.Replayed, err = postgres.ParseLSN(replayed)
+	return f, err
+}
+
+// Checkpoint makes a checkpoint at once, also on an idle server, and returns a
+// position behind its record up to which WAL is written.
+func (s *Server) Checkpoint(ctx context.Context) (postgres.LSN, error) {
+	s.mu.Lock()
+	_, err := s.conn.Exec(ctx, `CHECKPOINT`)
+	s.mu.Unlock()
+	if err != nil {
+		return 0, failed("make a checkpoint", err)
+	}
+	var at string
+	if err := s.row(ctx, "ask for the flushed position", `SELECT pg_current_wal_flush_lsn()::text`, nil, &at); err != nil {
+		return 0, err
+	}
+	return postgres.ParseLSN(at)
+}

@@ -1,0 +1,91 @@
+package scheduler
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// progress is how far a job is with its times.
+type progress struct {
+	at      time.Time // the latest time that was due; zero: none was yet
+	settled bool      // it is done, or was handed to passed
+	tries   int
+	again   time.Time // the next attempt begins not earlier
+	why     string    // why it is not done
+	changed bool      // the timetable is another one since
+	passed  []passed  // times that went by, to be looked at once more and reported
+}
+
+type passed struct {
+	at  time.Time
+	why string
+}
+
+// mostPassed bounds what a long sleep or a jump of the clock leaves behind.
+const mostPassed = 100
+
+// advance takes up what is due now, and puts what is overtaken or late aside.
+func (p *progress) advance(j Job, now time.Time) {
+	due, ok := p.at, true
+	if p.changed || due.IsZero() || due.After(now) || !j.Timetable.Next(due).After(now) {
+		due, ok = Due(j.Timetable, now)
+	}
+	if !ok || due.Before(j.From) {
+		return
+	}
+	if !due.Equal(p.at) {
+		// Where the clock was put back, a time that has not come yet is not missed.
+		if !p.settled && !p.at.IsZero() && !p.at.After(now) {
+			p.pass(p.at, "the next time has come before it was done", p.why)
+		}
+		if !p.at.IsZero() && !p.changed {
+			p.unseen(j, due, now.Add(-cmp.Or(j.Horizon, 24*time.Hour)))
+		}
+		p.at, p.settled, p.tries, p.again, p.why = due, false, 0, time.Time{}, ""
+	}
+	p.changed = false
+	if !p.settled && j.LatestStart > 0 && now.After(due.Add(j.LatestStart)) {
+		p.pass(due, "its latest start has passed", p.why)
+		p.settled = true
+	}
+}
+
+// unseen puts aside the times between the last one and due that nobody here looked at:
+// the process slept, or an attempt took longer than a period.
+func (p *progress) unseen(j Job, due, horizon time.Time) {
+	var all []passed
+	for at := j.Timetable.Next(later(p.at, horizon)); at.Before(due) && !at.IsZero(); at = j.Timetable.Next(at) {
+		all = append(all, passed{at, "nothing looked at it before the next time had come"})
+		if len(all) > mostPassed {
+			all = slices.Delete(all, 0, 1)
+		}
+	}
+	p.passed = append(p.passed, all...)
+}
+
+func (p *progress) pass(at time.Time, what, why string) {
+	if why != "" {
+		what += "; it waited because: " + why
+	}
+	p.passed = append(p.passed, passed{at, what})
+}
+
+// wait is how long nothing is to be done.
+func (p *progress) wait(j Job, now time.Time) time.Duration {
+	wake := now.Add(poll)
+	if next := j.Timetable.Next(now); !next.IsZero() && next.Before(wake) {
+		wake = next
+	}
+	if !p.settled && p.again.After(now) && p.again.Before(wake) {
+		wake = p.again
+	}
+	return wake.Sub(now)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
