@@ -29,6 +29,8 @@ type world struct {
 	store *mem.Bucket
 	slow  func() time.Duration // how long a backup takes
 
+	created time.Time // of the repository
+
 	mu      sync.Mutex
 	t       cluster.Topology
 	away    error // etcd's
@@ -50,7 +52,7 @@ const lease = 20 * time.Second
 // newWorld begins a second after a full minute.
 func newWorld(t *testing.T) *world {
 	time.Sleep(time.Second)
-	return &world{T: t, store: mem.New(), t: three(), changed: make(chan struct{}), daemons: map[string]*node{}, claims: map[string]*fakeClaim{},
+	return &world{T: t, created: time.Now(), store: mem.New(), t: three(), changed: make(chan struct{}), daemons: map[string]*node{}, claims: map[string]*fakeClaim{},
 		commits: map[catalog.BackupID]string{}, slow: func() time.Duration { return 5 * time.Second }}
 }
 
@@ -138,7 +140,7 @@ func (w *world) start(name string, c config.Schedule) *node {
 		opener: func(id postgres.SystemIdentifier) *catalog.Repository {
 			return catalog.New(w.store, catalog.Location{Scope: "main", System: id}, catalog.Options{})
 		}}
-	s.survey.at, s.survey.Info.Created = time.Now(), time.Now()
+	s.survey.at, s.survey.Info.Created = time.Now(), w.created
 	s.survey.Backups = []catalog.Surveyed{{State: catalog.BackupOK}}
 	s.watch = func(ctx context.Context, each func(cluster.Topology, error)) {
 		for ctx.Err() == nil {
@@ -396,8 +398,7 @@ func TestAnyFailures(t *testing.T) {
 					case 2:
 						w.kill(name)
 						time.Sleep(time.Duration(pick(40)) * time.Second)
-						n := w.start(name, minutely(policy))
-						n.survey.Info.Created = began
+						w.start(name, minutely(policy))
 					case 3:
 						w.etcd(errors.New("away"))
 						time.Sleep(time.Duration(pick(60)) * time.Second)
