@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -43,6 +44,11 @@ func Problems(s catalog.Survey, r config.Repository) (all []string) {
 		add("conflict: two contents of %s are kept, and nobody has said which one counts", name)
 	}
 	return all
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
 
 // plural counts things: 1 file, 2 files.

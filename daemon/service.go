@@ -81,7 +81,7 @@ func newService(o Options, c config.Config) (*service, error) {
 	if s.opener, err = s.open(c); err != nil {
 		return nil, err
 	}
-	s.done, s.take = s.committed, s.takeBackup
+	s.done, s.take, s.expire = s.committed, s.takeBackup, s.applyRetention
 	s.runner = &scheduler.Runner{Log: o.Log, File: filepath.Join(c.Cluster.StateDir, "schedules.json")}
 	po := o.Patroni
 	if len(po.Endpoints) == 0 && po.API == "" {
@@ -118,12 +118,17 @@ func (s *service) settings() config.Config {
 
 // see takes in what the observer saw.
 func (s *service) see(t cluster.Topology, err error) {
+	if before, _, _ := s.view.now(); err != nil && len(t.Members) == 0 {
+		t = before // what was last known
+	}
 	before, beforeErr := s.view.set(t, err)
-	switch {
-	case err != nil && (beforeErr == nil || beforeErr.Error() != err.Error()):
+	switch was, is := etcdUp(beforeErr), etcdUp(err); {
+	case was && !is:
 		s.event(slog.LevelWarn, "etcd.lost", "the cluster cannot be seen; archiving goes on without, schedules wait", "error", err)
-	case err == nil && beforeErr != nil:
+	case is && !was:
 		s.event(slog.LevelInfo, "etcd.back", "the cluster is seen again", "leader", t.Leader)
+	case err != nil:
+		s.event(slog.LevelWarn, "leader.unconfirmed", "nobody may be taken for the leader; schedules wait", "error", err)
 	}
 	if t.Leader != before.Leader {
 		s.event(slog.LevelInfo, "leader.changed", "the leader changed", "from", before.Leader, "to", t.Leader)

@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/pgha-backup/pgha-backup/internal/living"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +45,7 @@ func Check(plan Plan, pgdata string, force bool) (Ground, error) {
 	if !clean(pgdata) {
 		return Ground{}, refuse("give --pgdata as an absolute path", "%q is not a clean absolute path of a directory", pgdata)
 	}
-	c := checker{plan: plan, force: force, servers: livingServers("/proc")}
+	c := checker{plan: plan, force: force, servers: living.Servers("/proc")}
 	empty, err := c.directory(advice, "PGDATA", pgdata)
 	if err == nil && !empty {
 		err = c.occupied(&ground)
@@ -65,7 +65,7 @@ func Check(plan Plan, pgdata string, force bool) (Ground, error) {
 type checker struct {
 	plan    Plan
 	force   bool
-	servers []living
+	servers []living.Server
 }
 
 func clean(dir string) bool {
@@ -75,9 +75,9 @@ func clean(dir string) bool {
 // neighbours keeps us off every directory of a server that runs here.
 func (c *checker) neighbours(advice, what, dir string) error {
 	for _, s := range c.servers {
-		for _, theirs := range s.dirs {
-			if overlap(resolve(dir), theirs) {
-				return refuse(advice, "%s %s belongs to the running server in %s (process %d)", what, dir, s.pgdata, s.pid)
+		for _, theirs := range s.Dirs {
+			if living.Overlap(living.Resolve(dir), theirs) {
+				return refuse(advice, "%s %s belongs to the running server in %s (process %d)", what, dir, s.PGDATA, s.PID)
 			}
 		}
 	}
@@ -161,7 +161,7 @@ func (c *checker) occupied(ground *Ground) error {
 	if err = errors.Join(err, versionErr); err != nil {
 		return refuse("choose an empty or absent directory", "%s is not a directory of this cluster: %v", ground.PGDATA, err)
 	}
-	if pid := postmaster("/proc", ground.PGDATA); pid != 0 {
+	if pid := living.Postmaster("/proc", ground.PGDATA); pid != 0 {
 		return refuse("stop the server (Patroni: pause and stop it on this member) before its directory is replaced",
 			"%s has a postmaster.pid of a process that lives (%d)", ground.PGDATA, pid)
 	}
@@ -171,7 +171,7 @@ func (c *checker) occupied(ground *Ground) error {
 	}
 	ground.State = Replaced
 	ground.versions = []string{versionDirectory(strings.TrimSpace(string(major)), control.CatalogVersion)}
-	ground.Cleared = tablespaceLinks(ground.PGDATA)
+	ground.Cleared = living.TablespaceLinks(ground.PGDATA)
 	if left != nil { // interrupted while it replaced: its tablespaces may be emptied already
 		ground.Cleared, ground.links = append(ground.Cleared, left.Tablespaces...), left.Links
 		ground.versions = append(ground.versions, left.Versions...)
@@ -191,25 +191,6 @@ func neverStarted(pgdata string) bool {
 // versionDirectory is the name a server gives its directory in a tablespace.
 func versionDirectory(major string, catalogVersion uint32) string {
 	return fmt.Sprintf("PG_%s_%d", major, catalogVersion)
-}
-
-// postmaster is the process id in postmaster.pid if that process may be a server, else 0.
-func postmaster(proc, pgdata string) int {
-	data, err := os.ReadFile(filepath.Join(pgdata, "postmaster.pid"))
-	if err != nil {
-		return 0
-	}
-	line, _, _ := strings.Cut(string(data), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if pid = max(pid, -pid); err != nil || pid == 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-		return 0
-	}
-	// The number may have gone to another program since: only one whose program we
-	// can see, and which is not PostgreSQL's, is no server.
-	if _, err := os.Readlink(filepath.Join(proc, strconv.Itoa(pid), "exe")); err == nil && !isPostgres(proc, pid) {
-		return 0
-	}
-	return pid
 }
 
 // tablespaces holds every path, old or future, to R24.
@@ -241,7 +222,7 @@ func (c *checker) tablespaces(ground Ground) (refused error) {
 				continue
 			}
 			for _, other := range uses {
-				if other.oid != t.OID && overlap(resolve(dir), resolve(other.dir)) {
+				if other.oid != t.OID && living.Overlap(living.Resolve(dir), living.Resolve(other.dir)) {
 					refused = errors.Join(refused, refuse("map every tablespace to a directory of its own: --tablespace-mapping OLD=NEW", "%s at %s overlaps %s", what, dir, other.dir))
 				}
 			}
@@ -268,7 +249,7 @@ func (c *checker) space(ground Ground) error {
 	}
 	all := map[uint64]filesystem{}
 	add := func(dir string, bytes int64) error {
-		at := existing(resolve(dir))
+		at := existing(living.Resolve(dir))
 		var stat unix.Stat_t
 		var fs unix.Statfs_t
 		if err := errors.Join(unix.Stat(at, &stat), unix.Statfs(at, &fs)); err != nil {

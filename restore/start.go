@@ -278,6 +278,16 @@ func (c *Copy) connect(ctx context.Context) *server.Server {
 	return nil
 }
 
+// Subscriptions counts those of the running copy.
+func (c *Copy) Subscriptions(ctx context.Context) (int, error) {
+	session := c.connect(ctx)
+	if session == nil {
+		return 0, fmt.Errorf("connect to the copy in %s", c.PGDATA)
+	}
+	defer session.Close()
+	return session.Subscriptions(ctx)
+}
+
 // lastWords are the last lines of the server's log.
 func (c *Copy) lastWords() string {
 	data, err := os.ReadFile(c.LogFile)

@@ -27,7 +27,10 @@ const mostPassed = 100
 
 // advance takes up what is due now, and puts what is overtaken or late aside.
 func (p *progress) advance(j Job, now time.Time) {
-	due, ok := Due(j.Timetable, now)
+	due, ok := p.at, true
+	if p.changed || due.IsZero() || due.After(now) || !j.Timetable.Next(due).After(now) {
+		due, ok = Due(j.Timetable, now)
+	}
 	if !ok || due.Before(j.From) {
 		return
 	}

@@ -24,6 +24,8 @@ type store struct {
 	clientv3.KV      // what the watcher does not use is nil
 	clientv3.Watcher // likewise
 
+	mu sync.Mutex
+
 	revision  int64
 	compacted int64
 	keys      map[string]pair
@@ -42,6 +44,8 @@ func newStore() *store {
 }
 
 func (s *store) put(name, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.revision++
 	created := s.revision
 	if old, ok := s.keys[base+"/"+name]; ok {
@@ -52,6 +56,8 @@ func (s *store) put(name, value string) {
 }
 
 func (s *store) remove(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.revision++
 	delete(s.keys, base+"/"+name)
 	s.event()
@@ -66,8 +72,22 @@ func (s *store) event() {
 	}
 }
 
+func (s *store) set(flag *bool, to bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*flag = to
+}
+
+func (s *store) compact() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.compacted = s.revision
+}
+
 // sever ends every watch with the answer, or without one.
 func (s *store) sever(last *clientv3.WatchResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for w := range s.watches {
 		if last != nil {
 			w <- *last
@@ -78,6 +98,8 @@ func (s *store) sever(last *clientv3.WatchResponse) {
 }
 
 func (s *store) Get(_ context.Context, prefix string, _ ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.reads++
 	if s.gone {
 		return nil, fmt.Errorf("dial attempt %d: connection refused", s.reads)
@@ -97,7 +119,6 @@ func (s *store) Get(_ context.Context, prefix string, _ ...clientv3.OpOption) (*
 
 func (s *store) Watch(ctx context.Context, prefix string, options ...clientv3.OpOption) clientv3.WatchChan {
 	from := clientv3.OpGet(prefix, options...).Rev()
-	s.starts = append(s.starts, from)
 	if before := s.before; before != nil {
 		s.before = nil
 		before()
@@ -105,6 +126,9 @@ func (s *store) Watch(ctx context.Context, prefix string, options ...clientv3.Op
 	if s.stuck {
 		<-ctx.Done()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starts = append(s.starts, from)
 	w := make(chan clientv3.WatchResponse, 10_000)
 	if from > 0 && from <= s.compacted {
 		w <- clientv3.WatchResponse{CompactRevision: s.compacted, Canceled: true}
@@ -154,7 +178,21 @@ func (a *api) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Status: http.StatusText(status), Body: io.NopCloser(strings.NewReader(body)), Header: http.Header{}}, nil
 }
 
+func (a *api) say(question, body string) {
+	a.Lock()
+	defer a.Unlock()
+	a.answers[question] = body
+}
+
+func (a *api) refuse(question string) {
+	a.Lock()
+	defer a.Unlock()
+	delete(a.answers, question)
+}
+
 func (a *api) count(question string) int {
+	a.Lock()
+	defer a.Unlock()
 	n := 0
 	for _, q := range a.asked {
 		if q == question {
@@ -200,6 +238,8 @@ func watch(t *testing.T, change func(*Options, *store), test func(t *testing.T, 
 		go func() {
 			defer close(over)
 			o.Watch(ctx, func(got cluster.Topology, err error) {
+				w.api.Lock()
+				defer w.api.Unlock()
 				w.last, w.err = got, err
 				w.news = append(w.news, fmt.Sprintf("%s@%d %q", got.Leader, got.Term, faultOf(err)))
 			})
@@ -213,8 +253,13 @@ func watch(t *testing.T, change func(*Options, *store), test func(t *testing.T, 
 
 // after lets time pass and returns what was told since the last call.
 func (w *watched) after(d time.Duration) string {
+	w.set(&w.mute, w.mute) // orders what the test did before what comes: a bubble's time does not
 	time.Sleep(d)
 	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.api.Lock()
+	defer w.api.Unlock()
 	news := strings.Join(w.news, "; ")
 	w.news = nil
 	return news

@@ -82,7 +82,7 @@ func (w *watcher) follow(ctx context.Context, t cluster.Topology) {
 			if !open || answer.Err() != nil { // compacted, cancelled, or a member without a leader
 				return
 			}
-			if answer.Header.Revision <= t.Revision {
+			if answer.Header.GetRevision() <= t.Revision {
 				continue // a later reading has it
 			}
 		case <-time.After(w.pause):

@@ -67,8 +67,8 @@ func TestWatchGoesOnAfterItsEnd(t *testing.T) {
 					w.put("history", `[]`)
 				}
 				w.put("status", `{"optime":24470706}`)
-				w.compacted = w.revision
-				w.mute = false
+				w.compact()
+				w.set(&w.mute, false)
 				w.sever(last)
 				if w.after(2 * time.Second); w.last.Position != 24470706 {
 					t.Errorf("position %d after the watch had ended", w.last.Position)
@@ -94,11 +94,29 @@ func TestWatchThatNeverHoldsIsNoStorm(t *testing.T) {
 	})
 }
 
+func TestWatchReadsOnceForManyEvents(t *testing.T) {
+	watch(t, nil, func(t *testing.T, w *watched) {
+		w.after(0)
+		reads := w.reads
+		w.mu.Lock()
+		w.revision += 100
+		for live := range w.watches {
+			for i := range 100 {
+				live <- response(w.revision - 99 + int64(i))
+			}
+		}
+		w.mu.Unlock()
+		if w.after(0); w.reads != reads+1 {
+			t.Errorf("%d reads", w.reads-reads)
+		}
+	})
+}
+
 // No event tells that a lease is kept alive, and one may be lost on its way.
 func TestWatchLooksByItself(t *testing.T) {
 	watch(t, nil, func(t *testing.T, w *watched) {
 		w.after(0)
-		w.mute = true
+		w.set(&w.mute, true)
 		w.put("status", `{"optime":24470708}`)
 		if w.after(longestRound); w.last.Position != 24470708 {
 			t.Errorf("position %d", w.last.Position)
@@ -118,7 +136,7 @@ func TestWatchSaysOnceThatEtcdIsAway(t *testing.T) {
 			watch(t, func(_ *Options, s *store) { s.stuck = stuck }, func(t *testing.T, w *watched) {
 				w.after(0)
 				first := leaderTerm(w)
-				w.gone = true
+				w.set(&w.gone, true)
 				reads := w.reads
 				expect(t, "an hour", w.after(time.Hour), `n1@0 "unreachable"`)
 				if n := w.reads - reads; n < 300 || n > 400 {
@@ -127,7 +145,7 @@ func TestWatchSaysOnceThatEtcdIsAway(t *testing.T) {
 				if e, ok := errors.AsType[*UnreachableError](w.err); !ok || !strings.HasPrefix(e.Error(), "read /service/main from etcd: dial attempt ") {
 					t.Error(w.err)
 				}
-				w.gone = false
+				w.set(&w.gone, false)
 				expect(t, "back", w.after(longestRound), news("n1@%d \"\"", first))
 			})
 		})
@@ -138,13 +156,13 @@ func TestWatchSaysOnceThatEtcdIsAway(t *testing.T) {
 func TestWatchAsksTheMembersWithoutEtcd(t *testing.T) {
 	watch(t, nil, func(t *testing.T, w *watched) {
 		w.after(0)
-		w.gone = true
+		w.set(&w.gone, true)
 		expect(t, "n1 goes on", w.after(longestRound), `n1@0 "unreachable"`)
-		delete(w.answers, "10.0.0.1:8008/primary")
+		w.refuse("10.0.0.1:8008/primary")
 		expect(t, "n1 is gone", w.after(longestRound), `@0 "unreachable"`)
-		w.answers["10.0.0.2:8008/primary"] = ""
+		w.say("10.0.0.2:8008/primary", "")
 		expect(t, "n2 was promoted", w.after(longestRound), `n2@0 "unreachable"`)
-		w.answers["10.0.0.3:8008/primary"] = ""
+		w.say("10.0.0.3:8008/primary", "")
 		expect(t, "two lead", w.after(longestRound), `@0 "unreachable"`)
 		if len(w.last.Members) != 3 || w.last.Revision == 0 {
 			t.Errorf("%+v", w.last)
@@ -159,7 +177,7 @@ func TestWatchTakesAFailoverForOneChange(t *testing.T) {
 		expect(t, "nobody leads", w.after(time.Second), "")
 		w.put("leader", "n2")
 		expect(t, "n2 is being promoted", w.after(time.Second), "")
-		w.answers["10.0.0.2:8008/primary"] = ""
+		w.say("10.0.0.2:8008/primary", "")
 		expect(t, "n2 leads", w.after(2*time.Second), news("n2@%d \"\"", leaderTerm(w)))
 		w.remove("leader")
 		expect(t, "nobody leads", w.after(2*time.Second), "")
@@ -172,14 +190,14 @@ func TestWatchTakesAFailoverForOneChange(t *testing.T) {
 func TestWatchSaysOnceThatALeaderIsUnconfirmed(t *testing.T) {
 	watch(t, nil, func(t *testing.T, w *watched) {
 		w.after(0)
-		w.answers["10.0.0.2:8008/primary"] = "503"
+		w.say("10.0.0.2:8008/primary", "503")
 		w.remove("leader")
 		w.put("leader", "n2")
 		expect(t, "n2 does not confirm", w.after(time.Hour), news("@%d \"unconfirmed n2\"", leaderTerm(w)))
 		w.remove("members/n2")
 		expect(t, "nor has it a key", w.after(time.Hour), news("@%d \"unconfirmed n2\"", leaderTerm(w)))
 		w.put("members/n2", string(keyOf("members/n2")))
-		w.answers["10.0.0.2:8008/primary"] = ""
+		w.say("10.0.0.2:8008/primary", "")
 		expect(t, "n2 leads", w.after(longestRound), news("n2@%d \"\"", leaderTerm(w)))
 	})
 }
@@ -211,10 +229,10 @@ func TestWatchAsksALeaderOnceATerm(t *testing.T) {
 func TestWatchThroughTheAPI(t *testing.T) {
 	watch(t, func(o *Options, s *store) { o.V2 = true }, func(t *testing.T, w *watched) {
 		expect(t, "nobody answers", w.after(0), `@0 "unreachable"`)
-		member := func(host, body string) { w.answers[host+":8008/cluster"] = body }
+		member := func(host, body string) { w.say(host+":8008/cluster", body) }
 		for _, host := range []string{"10.0.0.9", "10.0.0.1"} {
-			w.answers[host+":8008/patroni"] = `{"database_system_identifier":"7301234567890123456","patroni":{"scope":"main","version":"3.0.2"},"xlog":{"location":1000}}`
-			w.answers[host+":8008/config"] = `{"ttl":20,"loop_wait":4,"failsafe_mode":true}`
+			w.say(host+":8008/patroni", `{"database_system_identifier":"7301234567890123456","patroni":{"scope":"main","version":"3.0.2"},"xlog":{"location":1000}}`)
+			w.say(host+":8008/config", `{"ttl":20,"loop_wait":4,"failsafe_mode":true}`)
 		}
 		const one = `{"members":[{"name":"n1","role":"leader","state":"running","api_url":"http://10.0.0.1:8008/patroni","timeline":3},{"name":"n2","role":"sync_standby","state":"streaming","api_url":"http://10.0.0.2:8008/patroni","timeline":3,"lag":100}]}`
 		member("10.0.0.9", one)
@@ -230,11 +248,17 @@ func TestWatchThroughTheAPI(t *testing.T) {
 		if n := w.count("10.0.0.9:8008/cluster") - reads; n < 9 || n > 11 {
 			t.Errorf("%d polls in ten rounds", n)
 		}
-		delete(w.answers, "10.0.0.9:8008/cluster")
+		w.refuse("10.0.0.9:8008/cluster")
 		member("10.0.0.1", strings.Replace(one, `"state":"running"`, `"state":"running","tags":{"nobackup":true}`, 1))
 		w.after(4 * time.Second)
 		if n1, _ := w.last.Member("n1"); w.err != nil || !n1.Tagged("nobackup") {
 			t.Errorf("the other member was not asked: %+v, %v", w.last, w.err)
+		}
+		w.refuse("10.0.0.1:8008/cluster")
+		expect(t, "no member answers", w.after(time.Minute), `n1@0 "unreachable"`)
+		member("10.0.0.9", one)
+		if got := w.after(time.Minute); !strings.HasPrefix(got, `n1@0 ""`) {
+			t.Error("the API is back: " + got)
 		}
 		if w.reads != 0 {
 			t.Errorf("%d reads of etcd", w.reads)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -73,7 +74,8 @@ func (a *app) identity() string {
 }
 
 func newArchiveGetCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var scope string
+	cmd := &cobra.Command{
 		Use:   "archive-get <file> <path>",
 		Short: "Bring a WAL file back: restore_command = 'pgha-backup archive-get %f %p'",
 		Long: "Brings a WAL file from the archive. It exits 0 when the file is in place and 1 only when the archive is\n" +
@@ -83,6 +85,7 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, dest := args[0], args[1]
 			c := a.config
+			c.Cluster.Scope = cmp.Or(scope, c.Cluster.Scope)
 			bucket, err := a.bucket()
 			if err != nil {
 				return err
@@ -97,6 +100,7 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 			}
 			err = getter.Get(cmd.Context(), name, dest)
 			code := getter.Mode.ExitCode(err)
+			a.log.Debug("archive-get", "file", name, "mode", getter.Mode.String(), "outcome", code)
 			switch {
 			case err == nil:
 				return nil
@@ -110,4 +114,6 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 			return fail(code, hintOf(err), "%w", err)
 		},
 	}
+	cmd.Flags().StringVar(&scope, "from-scope", "", "bring it from the archive of another cluster in this repository")
+	return cmd
 }

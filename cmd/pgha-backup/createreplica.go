@@ -35,7 +35,7 @@ func newCreateReplicaCommand(a *app) *cobra.Command {
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&f.connstring, "connstring", "", "the replication source, as Patroni passes it; empty: nobody leads")
-	cmd.Flags().StringVar(&f.keepData, "keep_data", "", "as Patroni passes it")
+	cmd.Flags().StringVar(&f.keepData, "keep-data", "", "as Patroni passes it")
 	return cmd
 }
 

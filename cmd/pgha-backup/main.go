@@ -27,6 +27,8 @@ func main() {
 // an error or exits.
 func run(ctx context.Context, a *app, args []string) int {
 	root := newRootCommand(a)
+	args = dashed(args)
+	a.args = args
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	report(a.stderr, err)

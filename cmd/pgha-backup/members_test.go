@@ -83,3 +83,38 @@ func TestStamp(t *testing.T) {
 		t.Errorf("a torn stamp refuses: %v", err)
 	}
 }
+
+func TestBootstrapRefusesEarly(t *testing.T) {
+	h := newHost(t)
+	h.stock()
+	dir := filepath.Join(h.dir, "data")
+	h.write("source.yaml", "cluster: {scope: main}\nrepositories: [{name: nas, type: file, file: {path: "+h.repository+"}}]\n")
+	h.write("clone.yaml", "cluster: {scope: clone, state_dir: "+h.dir+"/state}\nrepositories: [{name: nas, type: file, file: {path: "+h.repository+"}}]\n")
+	source := "--from-config=" + filepath.Join(h.dir, "source.yaml")
+	for _, c := range []struct {
+		config string
+		args   []string
+		code   int
+		want   string
+	}{
+		{"clone.yaml", nil, exitUsage, "want --from-config"},
+		{"clone.yaml", []string{source, "--from-scope=main"}, exitUsage, "want --from-config"},
+		{"clone.yaml", []string{source, "--target_tme=2026-11-21T10:00:00Z"}, exitUsage, "unknown flag --target-tme"},
+		{"clone.yaml", []string{source, "--target-action=pause"}, exitUsage, "a new cluster is promoted"},
+		{"clone.yaml", []string{source, "--scope=main"}, exitConfig, "Patroni means cluster main"},
+		{"clone.yaml", []string{source, "--my_key=True", "--target_timeline=9"}, exitNotFound, "timeline 9 is not in the archive; there are: 2, 1"},
+		{"clone.yaml", []string{"--from-scope=main", "--target_timeline=9"}, exitNotFound, "timeline 9 is not in the archive"},
+		{"clone.yaml", []string{"--from-scope=other"}, exitNotFound, "holds nothing of cluster other"},
+		{"config.yaml", []string{source, "--scope=main"}, exitPreflight, "the source is named main, as the new cluster is"},
+		{"config.yaml", []string{"--from-scope=main"}, exitPreflight, "the source is named main, as the new cluster is"},
+	} {
+		args := append([]string{"--config", filepath.Join(h.dir, c.config), "patroni", "bootstrap", "--datadir=" + dir}, c.args...)
+		code, stdout, stderr := h.run(args...)
+		if code != c.code || stdout != "" || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s %v: exit %d, want %d with %q\n%s%s", c.config, c.args, code, c.code, c.want, stdout, stderr)
+		}
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Errorf("%s was touched", dir)
+	}
+}

@@ -2,13 +2,15 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
 func newPatroniCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{Use: "patroni", Short: "What Patroni calls, and what it needs to be told for that"},
-		newCreateReplicaCommand(a))
+		newCreateReplicaCommand(a), newBootstrapCommand(a), newSetupCommand(a))
 }
 
 // calledFlags are what Patroni gives every method. A method's section may hold any
@@ -36,4 +38,19 @@ func (f *calledFlags) settle(a *app) error {
 	}
 	f.dataDir = filepath.Clean(f.dataDir)
 	return nil
+}
+
+// dashed takes the underscores out of the flags that Patroni makes of the keys in a
+// method's section: keep_data, target_time.
+func dashed(args []string) []string {
+	if !slices.Contains(args, "patroni") {
+		return args
+	}
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if name, value, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(arg, "--") {
+			args[i] = strings.ReplaceAll(name, "_", "-") + "=" + value
+		}
+	}
+	return args
 }

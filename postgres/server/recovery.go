@@ -43,3 +43,9 @@ func (s *Server) Recovery(ctx context.Context) (Recovery, error) {
 	r.Replayed, err = postgres.ParseLSN(replayed)
 	return r, err
 }
+
+// Subscriptions counts the subscriptions of all databases.
+func (s *Server) Subscriptions(ctx context.Context) (n int, err error) {
+	err = s.row(ctx, "count subscriptions", `SELECT count(*) FROM pg_subscription`, nil, &n)
+	return n, err
+}

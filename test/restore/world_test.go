@@ -63,25 +63,29 @@ repositories:
 // backup takes a full backup.
 func (w *world) backup() catalog.Manifest {
 	w.Helper()
-	bucket, err := s3.New(s3.Options{Endpoint: w.s3.Endpoint, Bucket: w.s3.Bucket, Region: w.s3.Region, Style: s3.Path,
-		AccessKey: w.s3.AccessKey, SecretKey: w.s3.SecretKey})
-	if err != nil {
-		w.Fatal(err)
-	}
 	session, err := server.Connect(w.Context(), w.pg.SocketDSN())
 	if err != nil {
 		w.Fatal(err)
 	}
 	defer session.Close()
-	var system int64
-	w.pg.QueryRow("select system_identifier from pg_control_system()", &system)
-	repository := catalog.New(bucket, catalog.Location{Scope: "lab", System: postgres.SystemIdentifier(system)}, catalog.Options{})
-	m, err := backup.Take(w.Context(), backup.Source{Server: session, PGDATA: w.pg.DataDir, Member: "one"}, repository,
+	m, err := backup.Take(w.Context(), backup.Source{Server: session, PGDATA: w.pg.DataDir, Member: "one"}, w.repository(),
 		backup.Options{ID: catalog.ManualID(time.Now()), PackSize: 4 << 20})
 	if err != nil {
 		w.Fatal(err)
 	}
 	return m
+}
+
+func (w *world) repository() *catalog.Repository {
+	w.Helper()
+	bucket, err := s3.New(s3.Options{Endpoint: w.s3.Endpoint, Bucket: w.s3.Bucket, Region: w.s3.Region, Style: s3.Path,
+		AccessKey: w.s3.AccessKey, SecretKey: w.s3.SecretKey})
+	if err != nil {
+		w.Fatal(err)
+	}
+	var system int64
+	w.pg.QueryRow("select system_identifier from pg_control_system()", &system)
+	return catalog.New(bucket, catalog.Location{Scope: "lab", System: postgres.SystemIdentifier(system)}, catalog.Options{})
 }
 
 // insert commits a row and returns the position after the commit.
