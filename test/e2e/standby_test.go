@@ -40,7 +40,7 @@ func TestStandby(t *testing.T) {
 
 	// The leader's host, which has no files of a replica, has one streamed.
 	streamed := w.backupOf(leader, "replica", "--method", "base-backup")
-	if streamed.Role != "replica" || streamed.Source != "base-backup" || streamed.Member == leader.Name || !strings.HasPrefix(streamed.Reason, "a replica, streaming") {
+	if streamed.Role != "replica" || streamed.Source != "base-backup" || streamed.Member == leader.Name || !strings.HasPrefix(streamed.Reason, "a replica") {
 		t.Errorf("the streamed backup: %+v", streamed)
 	}
 
