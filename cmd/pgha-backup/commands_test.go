@@ -118,6 +118,7 @@ func TestComplaints(t *testing.T) {
 		{"list --format xml", 2, "error: --format \"xml\": want table or json\n"},
 		{"lst", 2, "error: unknown command \"lst\" for pgha-backup\nhint: did you mean list?\n"},
 		{"wal lst", 2, "error: unknown command \"lst\" for pgha-backup wal\nhint: did you mean list?\n"},
+		{"backup --method tar", 2, "error: --method \"tar\": want file-copy or base-backup\n"},
 		{"verify --level deep", 2, "error: --level \"deep\": want presence or hashes\n"},
 	} {
 		code, stdout, stderr := h.run(strings.Fields(strings.ReplaceAll(c.args, "DIR", h.dir))...)
