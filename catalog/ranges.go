@@ -39,6 +39,7 @@ type Archive struct {
 	SegmentSize postgres.SegmentSize
 	Timelines   []TimelineWAL // ascending
 	histories   map[postgres.TimelineID]postgres.TimelineHistory
+	expired     []Range // holes that expiry made
 }
 
 // Archive lists the whole archive: storage.ErrNotExist if there is none yet.
@@ -67,7 +68,13 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 		}
 		listed = append(listed, t)
 	}
-	return newArchive(info.SegmentSize, listed, histories), nil
+	expired, err := r.expiredGaps(ctx)
+	if err != nil {
+		return Archive{}, err
+	}
+	a := newArchive(info.SegmentSize, listed, histories)
+	a.forgive(expired)
+	return a, nil
 }
 
 // newArchive compares the timelines, in ascending order, with each other.

@@ -39,7 +39,6 @@ type world struct {
 	claims  map[string]*fakeClaim
 	commits map[catalog.BackupID]string // by whom and of whom
 	double  int                         // backups taken for nothing
-	said    []string
 }
 
 type node struct {
@@ -228,7 +227,7 @@ func (w *world) kill(name string) {
 	})
 }
 
-func minutely(policy string) config.Schedule {
+func minutely(policy cluster.SourcePolicy) config.Schedule {
 	return config.Schedule{Name: "minutely", Cron: "* * * * *", Timezone: "UTC", Source: policy, Attempts: 10, RetryDelay: 2 * time.Second,
 		ReplicaWait: 30 * time.Second, Timeout: 10 * time.Minute}
 }
@@ -386,7 +385,7 @@ func TestAnyFailures(t *testing.T) {
 				w.slow = func() time.Duration { return time.Duration(2+pick(50)) * time.Second }
 				began := time.Now()
 				names := []string{"n1", "n2", "n3"}
-				policy := []string{"leader", "prefer-replica", "replica"}[pick(3)]
+				policy := []cluster.SourcePolicy{cluster.FromLeader, cluster.PreferReplica, cluster.FromReplica}[pick(3)]
 				for _, name := range names {
 					w.start(name, minutely(policy))
 				}

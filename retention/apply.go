@@ -193,6 +193,9 @@ func (s *sweep) remove(ctx context.Context) error {
 }
 
 func (s *sweep) removeWAL(ctx context.Context) (err error) {
+	if err := s.repo.RecordExpired(ctx, s.plan.facts.Archive, s.plan.gone, s.plan.At); err != nil {
+		return err
+	}
 	timelines := slices.Sorted(maps.Keys(s.plan.kept))
 	s.done.WAL, err = s.repo.RemoveWAL(ctx, timelines, s.plan.gone)
 	if s.done.WAL > 0 {

@@ -34,6 +34,7 @@ type decision struct {
 // NewPlan decides what goes. It asks nobody, and refuses (*RefusedError) where the
 // facts are not to be trusted.
 func NewPlan(f Facts, policy Policy, now time.Time) (Plan, error) {
+	f.Backups = slices.Clone(f.Backups)
 	d := &decision{Facts: f, policy: policy, now: now, why: map[catalog.BackupID][]string{}, whole: map[catalog.BackupID]bool{}}
 	if err := d.trust(); err != nil {
 		return Plan{}, err
@@ -63,8 +64,23 @@ func NewPlan(f Facts, policy Policy, now time.Time) (Plan, error) {
 			plan.Runs = append(plan.Runs, d.judgeRun(b, run))
 		}
 	}
+	d.childrenFirst(plan.Backups)
 	d.judgeWAL(&plan)
 	return plan, nil
+}
+
+// childrenFirst lets a hidden parent wait as long as anything that stands on it is
+// there: children have younger IDs.
+func (d *decision) childrenFirst(verdicts []Verdict) {
+	needed := map[catalog.BackupID]catalog.BackupID{}
+	for i, v := range slices.Backward(verdicts) {
+		if child, ok := needed[v.Backup]; ok && v.Action == Remove {
+			verdicts[i].Action, verdicts[i].Reasons = Wait, append(v.Reasons, "but "+string(child)+" stands on it")
+		}
+		if b, ok := d.find(v.Backup); ok && verdicts[i].Action != Remove {
+			needed[b.Manifest.Parent] = b.ID
+		}
+	}
 }
 
 // trust refuses clocks and archives that would make every verdict a guess.
@@ -191,7 +207,8 @@ func (d *decision) byWindow() {
 	}
 	end := d.good[0].Manifest.StopTime
 	for _, t := range d.Archive.Timelines {
-		if t.Archived.After(end) {
+		h, _ := d.Archive.History(t.Timeline)
+		if _, ok := newestOn(h, d.good); ok && t.Archived.After(end) {
 			end = t.Archived
 		}
 	}

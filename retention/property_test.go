@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
 var (
 	seedFlag = flag.Uint64("seed", 0, "repeat the lives of this seed")
-	lives    = flag.Int("lives", 60, "how many lives")
+	lives    = flag.Int("lives", 30, "how many lives")
 )
 
 // TestLives expires again and again in random lives and asks the oracle each time.
@@ -51,6 +52,9 @@ func TestLives(t *testing.T) {
 func (w *world) judge(p Policy) {
 	w.Helper()
 	before, keysBefore := w.look(), w.keys()
+	archive, err := w.repo(w.store).Archive(w.Context())
+	w.must(err)
+	lost := numbers(archive.Missing())
 	var good []catalog.Manifest // full ones, newest first
 	for _, m := range slices.Backward(w.backups) {
 		if before.good(m) && m.Type == catalog.Full {
@@ -108,8 +112,36 @@ func (w *world) judge(p Policy) {
 		w.Errorf("the end of the living timeline %d cannot be reached any more", w.newest)
 	}
 
+	// Nobody takes what expired for a loss, and no loss is covered up where WAL stays.
+	archive, err = w.repo(w.store).Archive(w.Context())
+	w.must(err)
+	still := numbers(archive.Missing())
+	for s := range still {
+		if !lost[s] {
+			w.Errorf("%s counts as lost now", s)
+		}
+	}
+	for s := range lost {
+		follows := func(m catalog.Manifest) bool {
+			return after.present[m.ID] && before.good(m) && number(m.StartLSN) <= s.Number(size) && w.on(s.Timeline, m.Timeline, number(m.StartLSN))
+		}
+		if !still[s] && !plan.gone(s) && slices.ContainsFunc(w.backups, follows) {
+			w.Errorf("%s is lost, and does not count as such now", s)
+		}
+	}
+
 	w.printed(plan, out, keysBefore, keysAfter)
 	w.settled(p)
+}
+
+func numbers(gaps []catalog.Range) map[postgres.Segment]bool {
+	all := map[postgres.Segment]bool{}
+	for _, g := range gaps {
+		for s, n := g.First, 0; n < g.Segments; s, n = s.Next(size), n+1 {
+			all[s] = true
+		}
+	}
+	return all
 }
 
 // points are all segments ever archived.

@@ -66,7 +66,7 @@ func TestCheck(t *testing.T) {
 }
 
 func TestTotal(t *testing.T) {
-	packages := []string{"wal", "backup", "restore", "retention", "scheduler", "catalog", "config"}
+	packages := []string{"wal", "backup", "restore", "retention", "scheduler", "catalog", "config", "daemon"}
 	source := []byte("package p\n" + strings.Repeat("\n// a comment\nvar _ = 0\n", 160))
 	tree := fstest.MapFS{}
 	for _, pkg := range packages {
@@ -75,14 +75,14 @@ func TestTotal(t *testing.T) {
 		}
 	}
 	faults, err := Check(tree)
-	if err != nil || len(faults) != 1 || !strings.Contains(faults[0], "20286 lines") {
+	if err != nil || len(faults) != 1 || !strings.Contains(faults[0], "23184 lines") {
 		t.Errorf("%v %v", faults, err)
 	}
 	for i := range 19 {
 		tree["wal/"+strings.Repeat("b", i+1)+".go"] = &fstest.MapFile{Data: source}
 	}
 	faults, err = Check(tree)
-	if err != nil || len(faults) != 2 || faults[1] != "wal: has 5957 lines of code, more than 3000" {
+	if err != nil || len(faults) != 2 || faults[1] != "wal: has 5957 lines of code, more than 3500" {
 		t.Errorf("%q %v", faults, err)
 	}
 }
