@@ -96,9 +96,6 @@ type Daemon struct {
 	Listen   string `yaml:"listen"` // host:port of metrics, health and status; "": none
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	// ReplicasAtOnce bounds how many members of the cluster are created from the
-	// repository at one time.
-	ReplicasAtOnce int `yaml:"replicas_at_once"`
 }
 
 func defaultSchedule() Schedule {
@@ -174,5 +171,4 @@ func (k *checker) daemon(d Daemon) {
 	k.absolute("daemon.cert_file", d.CertFile)
 	k.absolute("daemon.key_file", d.KeyFile)
 	k.want((d.CertFile == "") == (d.KeyFile == ""), "daemon", "cert_file and key_file go together")
-	k.within("daemon.replicas_at_once", Size(d.ReplicasAtOnce), 1, 64)
 }

@@ -53,10 +53,12 @@ func TestStandby(t *testing.T) {
 		t.Errorf("the backup goes from %s on %d to %s on %d; before the copy pg_control said %s, then all was written up to %s",
 			future.StartLSN, future.Timeline, future.StopLSN, future.StopTLI, early, written)
 	}
+	stop()
 	w.judgeImmediate(one, future, early, journal, 1)
 
 	// The leader hands over to another standby: the copied one follows, with the copy.
 	followed := w.copyWhile(two, func() {
+		stop = w.work(journal)
 		w.cluster.Switchover(one)
 		m = w.marker()
 		w.turnOver(m)
@@ -65,10 +67,10 @@ func TestStandby(t *testing.T) {
 	if followed.Timeline != 1 || followed.StopTLI != 2 || followed.StopLSN < written {
 		t.Errorf("the backup goes from %s on %d to %s on %d, all was written up to %s", followed.StartLSN, followed.Timeline, followed.StopLSN, followed.StopTLI, written)
 	}
+	stop()
 	w.judgeImmediate(one, followed, followed.StartLSN, journal, 1, 2)
 
 	w.promoted(two, func() { w.cluster.Switchover(two) })
-	stop()
 	if last := w.backupOf(leader, "prefer-replica"); last.Role != "replica" || len(w.listed(leader)) != 4 {
 		t.Errorf("the next backup is of a %s, and listed are %v", last.Role, w.listed(leader))
 	}
