@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
+	"github.com/pgha-backup/pgha-backup/retention"
 	"github.com/pgha-backup/pgha-backup/scheduler"
 )
 
@@ -74,6 +75,12 @@ type Retention struct {
 	Garbage time.Duration `yaml:"garbage"` // age at which what no manifest names is removed
 	// Schedule is when the daemon expires, in UTC; "": never by itself.
 	Schedule string `yaml:"schedule"`
+}
+
+// Policy is what is kept.
+func (r Retention) Policy() retention.Policy {
+	return retention.Policy{Keep: r.Keep, Window: r.Window, Daily: r.Daily, Weekly: r.Weekly, Monthly: r.Monthly, Yearly: r.Yearly,
+		Minimum: r.Minimum, WALFull: r.WALFull, Grace: r.Grace, Garbage: r.Garbage}
 }
 
 // Timetable is when the daemon expires; nil where it never does by itself.
