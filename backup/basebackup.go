@@ -43,7 +43,7 @@ func (t *take) startStream(ctx context.Context) error {
 // copyStream copies what the server sends but for what must come last.
 func (t *take) copyStream(ctx context.Context) error {
 	t.copier = t.newCopier()
-	t.unpacker = &unpacker{copier: t.copier, buffer: make([]byte, catalog.FrameSize), last: map[string]string{}, dirs: map[string]bool{}}
+	t.unpacker = newUnpacker(t.copier)
 	return t.watched(ctx, Progress{BytesTotal: t.stream.Bytes}, func(ctx context.Context) error { return t.unpacker.all(ctx, t.stream) })
 }
 
@@ -86,14 +86,17 @@ type unpacker struct {
 	// last is what goes to the end of the last pack, by its path.
 	last        map[string]string
 	groupAccess bool
-	dirs        map[string]bool // that came
+	seen        map[string]bool // what came, by path
+}
+
+func newUnpacker(c *copier) *unpacker {
+	return &unpacker{copier: c, buffer: make([]byte, catalog.FrameSize), last: map[string]string{}, seen: map[string]bool{}}
 }
 
 // maxLast bounds a file that is kept in memory.
 const maxLast = 1 << 20
 
-// all copies every archive. What a restore cannot do without must have come: of a
-// directory that was replaced by a link the server only warns.
+// all copies every archive.
 func (u *unpacker) all(ctx context.Context, backup *server.BaseBackup) error {
 	defer func() {
 		if u.pack != nil {
@@ -103,7 +106,7 @@ func (u *unpacker) all(ctx context.Context, backup *server.BaseBackup) error {
 	for {
 		archive, err := backup.Next(ctx)
 		if errors.Is(err, io.EOF) {
-			break
+			return u.complete()
 		}
 		if err == nil {
 			u.oid = archive.Tablespace
@@ -113,8 +116,13 @@ func (u *unpacker) all(ctx context.Context, backup *server.BaseBackup) error {
 			return err
 		}
 	}
+}
+
+// complete insists on what a restore cannot do without: of a directory that was
+// replaced by a link the server only warns.
+func (u *unpacker) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(needed)) {
-		if !u.dirs[name] {
+		if !u.seen[name] {
 			return fmt.Errorf("the server sent no directory %s: if it is a symbolic link, use a tablespace or a mount instead", name)
 		}
 	}
@@ -150,6 +158,10 @@ func (u *unpacker) volume(ctx context.Context, archive io.Reader) error {
 
 func (u *unpacker) entry(ctx context.Context, entry catalog.Entry, kind byte, in io.Reader) error {
 	name := entry.Path
+	if u.seen[name] {
+		return errors.New("it came twice")
+	}
+	u.seen[name] = true
 	switch {
 	case name == labelFile || name == mapFile || name == controlFile:
 		content, err := io.ReadAll(io.LimitReader(in, maxLast))
@@ -167,7 +179,6 @@ func (u *unpacker) entry(ctx context.Context, entry catalog.Entry, kind byte, in
 		return err
 	}
 	if kind == tar.TypeDir {
-		u.dirs[name] = true
 		return u.pack.Directory(entry)
 	}
 	u.files.Add(1)

@@ -8,18 +8,19 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/scheduler"
 )
 
 // Schedule says when the daemon takes a base backup, and from which member.
 type Schedule struct {
-	Name     string `yaml:"name"`     // part of the names of its backups
-	Cron     string `yaml:"cron"`     // what scheduler.Parse reads
-	Timezone string `yaml:"timezone"` // IANA's name
-	Type     string `yaml:"type"`     // full
-	Source   string `yaml:"source"`   // leader, prefer-replica or replica
-	Tag      string `yaml:"tag"`      // only members with this tag of Patroni's; "": any
-	MaxLag   Size   `yaml:"max_lag"`  // of a replica behind the leader; 0: no limit
+	Name     string               `yaml:"name"`     // part of the names of its backups
+	Cron     string               `yaml:"cron"`     // what scheduler.Parse reads
+	Timezone string               `yaml:"timezone"` // IANA's name
+	Type     string               `yaml:"type"`     // full
+	Source   cluster.SourcePolicy `yaml:"source"`
+	Tag      string               `yaml:"tag"`     // only members with this tag of Patroni's; "": any
+	MaxLag   Size                 `yaml:"max_lag"` // of a replica behind the leader; 0: no limit
 	// ReplicaWait is how long prefer-replica waits for a replica before the leader serves.
 	ReplicaWait time.Duration `yaml:"replica_wait"`
 	// LatestStart is how long after its time a backup may still start; 0: until the next time.
@@ -29,13 +30,13 @@ type Schedule struct {
 	Timeout     time.Duration `yaml:"timeout"` // of one attempt
 }
 
-// The types of backup and the policies for choosing its source.
-const (
-	FullBackup          = "full"
-	SourceLeader        = "leader"
-	SourcePreferReplica = "prefer-replica"
-	SourceReplica       = "replica"
-)
+// FullBackup is the one type of backup.
+const FullBackup = "full"
+
+// Want is what the schedule asks of the member to back up.
+func (s Schedule) Want() cluster.SourceWant {
+	return cluster.SourceWant{Policy: s.Source, Tag: s.Tag, MaxLag: int64(s.MaxLag)}
+}
 
 // Timetable is when it is due. One that Load returned has no error.
 func (s Schedule) Timetable() (scheduler.Timetable, error) {
@@ -88,13 +89,10 @@ type Daemon struct {
 	Listen   string `yaml:"listen"` // host:port of metrics, health and status; "": none
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	// ReplicasAtOnce bounds how many members of the cluster are created from the
-	// repository at one time.
-	ReplicasAtOnce int `yaml:"replicas_at_once"`
 }
 
 func defaultSchedule() Schedule {
-	return Schedule{Timezone: "UTC", Type: FullBackup, Source: SourcePreferReplica, MaxLag: 256 << 20, ReplicaWait: 15 * time.Minute,
+	return Schedule{Timezone: "UTC", Type: FullBackup, Source: cluster.PreferReplica, MaxLag: 256 << 20, ReplicaWait: 15 * time.Minute,
 		Attempts: 3, RetryDelay: 5 * time.Minute, Timeout: 12 * time.Hour}
 }
 
@@ -122,7 +120,7 @@ func (k *checker) schedules(all []Schedule) {
 		k.want(err == nil, at+".timezone", "%v", err)
 		k.timetable(at+".cron", s.Cron)
 		k.oneOf(at+".type", s.Type, FullBackup)
-		k.oneOf(at+".source", s.Source, SourceLeader, SourcePreferReplica, SourceReplica)
+		k.oneOf(at+".source", string(s.Source), string(cluster.FromLeader), string(cluster.PreferReplica), string(cluster.FromReplica))
 		k.within(at+".attempts", Size(s.Attempts), 1, 100)
 	}
 	if len(all) > 0 && k.Retention.Schedule == "" {
@@ -166,5 +164,4 @@ func (k *checker) daemon(d Daemon) {
 	k.absolute("daemon.cert_file", d.CertFile)
 	k.absolute("daemon.key_file", d.KeyFile)
 	k.want((d.CertFile == "") == (d.KeyFile == ""), "daemon", "cert_file and key_file go together")
-	k.within("daemon.replicas_at_once", Size(d.ReplicasAtOnce), 1, 64)
 }

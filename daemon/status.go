@@ -96,7 +96,7 @@ func (s *service) status(now time.Time) Status {
 	}
 	if b, err := s.survey.Find("latest"); err == nil {
 		m := b.Manifest
-		d.Last = &LastBackup{ID: m.ID, Member: m.Member, Role: m.Role, Stop: m.StopTime}
+		d.Last = &LastBackup{ID: m.ID, Member: m.Member, Role: m.Role, Reason: m.Reason, Stop: m.StopTime}
 	}
 	d.RPO = RPO(s.survey.Windows, now)
 	for _, r := range s.running {
@@ -109,7 +109,12 @@ func (s *service) status(now time.Time) Status {
 	if s.survey.err != nil {
 		d.Store = s.survey.err.Error()
 	}
-	d.Problems = append(d.Problems, s.problems(t, viewErr, schedules)...)
+	d.Problems = append(d.Problems, d.Trouble()...)
+	if s.survey.empty {
+		d.Problems = append(d.Problems, "repository: nothing was archived yet")
+	} else if !s.survey.at.IsZero() {
+		d.Problems = append(d.Problems, Problems(s.survey.Survey, s.config.Repository())...)
+	}
 	return d
 }
 
@@ -124,33 +129,28 @@ func RPO(windows []catalog.Window, now time.Time) *float64 {
 	return &rpo
 }
 
-// problems needs the lock.
-func (s *service) problems(t cluster.Topology, viewErr error, states []scheduler.State) (all []string) {
+// Trouble is what needs a person but for what the repository itself shows, of which
+// Problems tells.
+func (d Status) Trouble() (all []string) {
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
-	if s.refused != "" {
-		add("configuration: the newest is refused, the old one is in force: %s", s.refused)
+	if d.Refused != "" {
+		add("configuration: the newest is refused, the old one is in force: %s", d.Refused)
 	}
-	switch {
-	case viewErr != nil:
-		add("etcd: the cluster cannot be seen, schedules wait: %v", viewErr)
-	case t.Leader == "":
+	if d.Topology != "" {
+		add("etcd: the cluster cannot be seen, schedules wait: %s", d.Topology)
+	} else if d.Leader == "" {
 		add("leader: nobody leads the cluster")
-	case t.SystemIdentifier != 0 && s.local.System != 0 && t.SystemIdentifier != s.local.System:
-		add("cluster: Patroni runs system %s, the data directory here is of %s", t.SystemIdentifier, s.local.System)
 	}
-	if s.survey.err != nil {
-		add("repository: it cannot be read: %v", s.survey.err)
+	if d.Store != "" {
+		add("repository: it cannot be read: %s", d.Store)
 	}
-	switch r := s.config.Repository(); {
-	case s.survey.empty:
-		add("repository: nothing was archived yet")
-	case !s.survey.at.IsZero():
-		all = append(all, Problems(s.survey.Survey, r)...)
+	if l := d.Local; l != nil {
+		all = append(all, l.Problems()...)
+		if d.System != 0 && l.System != 0 && d.System != l.System {
+			add("cluster: Patroni runs system %s, the data directory here is of %s", d.System, l.System)
+		}
 	}
-	if s.config.Cluster.DataDir != "" {
-		all = append(all, s.local.Problems()...)
-	}
-	for _, state := range states {
+	for _, state := range d.Schedules {
 		if last := state.Last; last.Result != "" && last.Result != scheduler.Succeeded {
 			add("schedule %s: %s %s: %s", state.Job, last.At.UTC().Format(time.RFC3339), last.Result, last.Error)
 		}

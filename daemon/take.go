@@ -7,7 +7,8 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/backup"
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres/server"
+	"github.com/pgha-backup/pgha-backup/cluster"
+	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/retention"
 )
 
@@ -15,18 +16,29 @@ import (
 // member over the replication protocol.
 func (s *service) takeBackup(ctx context.Context, t task) (catalog.Manifest, error) {
 	c := s.settings()
-	repository, err := s.repository()
-	if err != nil {
-		return catalog.Manifest{}, err
+	member := backup.Member{Name: t.From.Member, DSN: c.Cluster.DSN.Reveal(), PGDATA: c.Cluster.DataDir, Streamed: t.From.Remote,
+		Repository: func(system postgres.SystemIdentifier) (*catalog.Repository, error) {
+			if now := s.system(); now != system {
+				return nil, fmt.Errorf("the server is of system %s, the cluster is %s", system, now)
+			}
+			return s.repository()
+		}}
+	if s.watch != nil {
+		member.Topology = func(context.Context) (cluster.Topology, error) {
+			now, _, err := s.view.now()
+			return now, err
+		}
 	}
-	session, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
-	if err != nil {
-		return catalog.Manifest{}, err
+	if t.From.Remote {
+		now, _, err := s.view.now()
+		if err != nil {
+			return catalog.Manifest{}, err
+		}
+		m, _ := now.Member(t.From.Member)
+		member.ConnURL, member.PGDATA = m.ConnURL, ""
 	}
-	defer session.Close()
-	source := backup.Source{Server: session, PGDATA: c.Cluster.DataDir, Member: t.From.Member, Streamed: t.From.Remote}
-	return backup.Take(ctx, source, repository, backup.Options{
-		ID: t.ID, Comment: "schedule " + t.Schedule.Name, Tool: s.version, Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit),
+	return member.Backup(ctx, t.From.Reason, backup.Options{
+		ID: t.ID, Tool: s.version, Workers: c.Backup.Workers, PackSize: int64(c.Backup.PackSize), Rate: int64(c.Backup.RateLimit), MaxLag: int64(t.Schedule.MaxLag),
 		ConditionalWrites: c.Repository().ConditionalWrites, ArchiveLimit: c.Backup.WALTimeout, Events: t.Events,
 	})
 }

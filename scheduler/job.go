@@ -28,8 +28,8 @@ type Job struct {
 	// has returned without an error here.
 	Done func(ctx context.Context, at time.Time) (bool, error)
 	// Turn tells whether it is ours to do, and why not. It is asked again while it is
-	// not. Run follows at once when it is, with the same context, unless that has ended.
-	// Nil: always ours.
+	// not. Run always follows when it is, with the same context, even if that has ended:
+	// it gives back what Turn took. Nil: always ours.
 	Turn func(ctx context.Context, at time.Time) (mine bool, why string, err error)
 	Run  func(ctx context.Context, at time.Time) error
 	// Missed records a time that was overtaken, or whose latest start has passed. An
@@ -96,10 +96,10 @@ func (j Job) try(ctx context.Context, at time.Time, begin func()) result {
 			return result{why: why, err: err}
 		}
 	}
-	if ctx.Err() != nil {
-		return result{err: context.Cause(ctx)}
+	late := ctx.Err() != nil // Run is called all the same: it gives back what Turn took
+	if !late {
+		begin()
 	}
-	begin()
 	err := j.Run(ctx, at)
 	if err == nil {
 		return result{done: true}

@@ -33,6 +33,8 @@ type Options struct {
 	// API is the URL of one member's REST API; it is asked where etcd's v3 API shows nothing.
 	API    string
 	APITLS TLS
+	// APIUsername and APIPassword go with what changes something.
+	APIUsername, APIPassword string
 	// Timeout bounds one question, 5 s if zero.
 	Timeout time.Duration
 	// Lease is how long claims and memberships outlive a dead daemon, 20 s if zero; whole seconds.

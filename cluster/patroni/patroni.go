@@ -1,6 +1,7 @@
 // Package patroni sees a cluster as Patroni keeps it in etcd and shows it by its
 // REST API, and keeps our own corner of etcd. It is the only importer of the etcd
-// client. Patroni's keys it only reads; what it writes lies below /pgha-backup/.
+// client. Patroni's keys it only reads; what it writes lies below /pgha-backup/. Patroni's
+// configuration is changed by its REST API alone.
 package patroni
 
 import (

@@ -1,6 +1,7 @@
 package patroni
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -156,14 +157,40 @@ func topologyOfAPI(t cluster.Topology, all clusterJSON, own statusJSON) cluster.
 // ask puts one question of the API that an URL such as http://host:8008/patroni
 // belongs to, and decodes the answer into v unless that is nil.
 func (o *Observer) ask(ctx context.Context, api, question string, v any) error {
+	return o.call(ctx, http.MethodGet, api, question, nil, v)
+}
+
+// statusError is an answer other than 200.
+type statusError struct {
+	request string
+	status  string
+	code    int
+}
+
+func (e *statusError) Error() string { return e.request + ": " + e.status }
+
+// Hint is what a person can do about it.
+func (e *statusError) Hint() string {
+	switch e.code {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "set patroni.api.username and password, as in restapi.authentication of patroni.yml; or restapi.allowlist does not name this host"
+	}
+	return ""
+}
+
+// call makes one request. Only what changes something carries the password.
+func (o *Observer) call(ctx context.Context, method, api, path string, body []byte, v any) error {
 	u, err := url.Parse(api)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("REST API %q is not an address", api)
 	}
-	u.Path, u.RawQuery, u.Fragment, u.User = question, "", "", nil
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	u.Path, u.RawQuery, u.Fragment, u.User = path, "", "", nil
+	request, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return err
+	}
+	if method != http.MethodGet && o.o.APIUsername != "" {
+		request.SetBasicAuth(o.o.APIUsername, o.o.APIPassword)
 	}
 	answer, err := o.http.Do(request)
 	if err != nil {
@@ -171,13 +198,13 @@ func (o *Observer) ask(ctx context.Context, api, question string, v any) error {
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", u, answer.Status)
+		return &statusError{method + " " + u.String(), answer.Status, answer.StatusCode}
 	}
 	if v == nil {
 		return nil
 	}
 	if err := json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(v); err != nil {
-		return fmt.Errorf("GET %s: %w", u, err)
+		return fmt.Errorf("%s %s: %w", method, u, err)
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func patroniOptions(c config.Config, log *slog.Logger) patroni.Options {
 		Scope: c.Cluster.Scope, Namespace: c.Patroni.Namespace, Log: log,
 		Endpoints: e.Endpoints, V2: e.V2, Username: e.Username, Password: e.Password.Reveal(),
 		TLS: patroni.TLS{CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, NoVerify: e.NoVerify},
-		API: api.URL, APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},
+		API: api.URL, APIUsername: api.Username, APIPassword: api.Password.Reveal(), APITLS: patroni.TLS{CAFile: api.CAFile, CertFile: api.CertFile, KeyFile: api.KeyFile, NoVerify: api.NoVerify},
 	}
 }
 

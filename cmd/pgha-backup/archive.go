@@ -100,6 +100,7 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 			}
 			err = getter.Get(cmd.Context(), name, dest)
 			code := getter.Mode.ExitCode(err)
+			a.log.Debug("archive-get", "file", name, "mode", getter.Mode.String(), "outcome", code)
 			switch {
 			case err == nil:
 				return nil

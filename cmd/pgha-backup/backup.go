@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,13 +19,6 @@ const (
 	methodBaseBackup = "base-backup"
 )
 
-// The values of --source, which are those of cluster.SourcePolicy.
-const (
-	sourceLeader        = "leader"
-	sourcePreferReplica = "prefer-replica"
-	sourceReplica       = "replica"
-)
-
 func newBackupCommand(a *app) *cobra.Command {
 	var kind, comment, source, method string
 	cmd := &cobra.Command{
@@ -32,9 +26,9 @@ func newBackupCommand(a *app) *cobra.Command {
 		Short: "Take a base backup of the local member, or of any over the network",
 		Long: "Copies the local server's data directory into the repository while it runs, waits until the WAL that the copy\n" +
 			"needs is archived, and commits.\n\n" +
-			"--source says which member may be copied: the leader (default), a replica, or with prefer-replica either of\n" +
-			"them. Where this member is not it, the command exits 4 and names who is. A replica must stream and replay the\n" +
-			"leader's timeline without delay, at most backup.max_lag bytes behind. The leader then writes a checkpoint and\n" +
+			"--source says which member may be copied: the leader (default), a replica, or with prefer-replica a replica,\n" +
+			"and the leader where none can serve. Where this member is not it, the command exits 4 and says who is. A\n" +
+			"replica must stream and replay the leader's timeline without delay, at most backup.max_lag bytes behind. The leader then writes a checkpoint and\n" +
 			"ends two WAL segments, and is not read; it is reached with the local server's credentials at the address that\n" +
 			"Patroni shows. A replica that is promoted in mid copy ends the backup with exit 1; a failover between two other\n" +
 			"members does not.\n\n" +
@@ -48,37 +42,37 @@ func newBackupCommand(a *app) *cobra.Command {
 			if kind != string(catalog.Full) {
 				return usage("--type %q: want full", kind)
 			}
-			if source != sourceLeader && source != sourcePreferReplica && source != sourceReplica {
-				return usage("--source %q: want %s, %s or %s", source, sourceLeader, sourcePreferReplica, sourceReplica)
+			if !slices.Contains([]string{"leader", "prefer-replica", "replica"}, source) {
+				return usage("--source %q: want leader, prefer-replica or replica", source)
 			}
 			if method != methodFileCopy && method != methodBaseBackup {
 				return usage("--method %q: want %s or %s", method, methodFileCopy, methodBaseBackup)
 			}
-			return a.backup(cmd.Context(), method, source, comment)
+			return a.backup(cmd.Context(), method, cluster.SourcePolicy(source), comment)
 		},
 	}
 	cmd.Flags().StringVar(&kind, "type", string(catalog.Full), "full")
-	cmd.Flags().StringVar(&source, "source", sourceLeader, "leader, prefer-replica or replica")
+	cmd.Flags().StringVar(&source, "source", string(cluster.FromLeader), "leader, prefer-replica or replica")
 	cmd.Flags().StringVar(&method, "method", methodFileCopy, "file-copy or base-backup")
 	cmd.Flags().StringVar(&comment, "comment", "", "a remark to keep with the backup")
 	return cmd
 }
 
-func (a *app) backup(ctx context.Context, method, source, comment string) error {
+func (a *app) backup(ctx context.Context, method string, source cluster.SourcePolicy, comment string) error {
 	c := a.config
 	member := backup.Member{Name: c.Cluster.Member, DSN: c.Cluster.DSN.Reveal(), PGDATA: c.Cluster.DataDir, Repository: a.repository}
 	reason := ""
 	var err error
 	if method == methodBaseBackup && a.hasPatroni() {
-		reason, err = a.remote(ctx, &member, cluster.SourcePolicy(source))
+		reason, err = a.remote(ctx, &member, source)
 	} else {
-		err = a.wantSource(ctx, source)
+		reason, err = a.wantSource(ctx, source)
 	}
 	if err != nil {
 		return err
 	}
 	member.Streamed = method == methodBaseBackup
-	if a.hasPatroni() && source != sourceLeader {
+	if a.hasPatroni() && source != cluster.FromLeader {
 		member.Topology = a.topology
 	}
 	began := a.now()
@@ -116,27 +110,36 @@ func (a *app) remote(ctx context.Context, m *backup.Member, policy cluster.Sourc
 
 // wantSource refuses a member that is not the source asked for, by Patroni's word. A
 // server without Patroni must only be a primary, which the backup itself looks at.
-func (a *app) wantSource(ctx context.Context, source string) error {
+func (a *app) wantSource(ctx context.Context, source cluster.SourcePolicy) (reason string, err error) {
 	if !a.hasPatroni() {
-		if source == sourceReplica {
-			return fail(exitPreflight, "set patroni.config, or leave --source away on a primary", "--source replica: nothing says who leads, since no Patroni is configured")
+		if source == cluster.FromReplica {
+			return "", fail(exitPreflight, "set patroni.config, or leave --source away on a primary", "--source replica: nothing says who leads, since no Patroni is configured")
 		}
-		return nil
+		return "", nil
 	}
 	t, err := a.topology(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	member := a.config.Cluster.Member
 	switch {
 	case t.Leader == "":
-		return fail(exitPreflight, "wait for a leader, or look at patronictl list", "nobody leads %s", t.Scope)
-	case source == sourceLeader && t.Leader != member:
-		return fail(exitPreflight, "run it on "+t.Leader, "member %s is not the leader of %s: %s is", member, t.Scope, t.Leader)
-	case source == sourceReplica && t.Leader == member:
-		return fail(exitPreflight, "run it on another member", "member %s leads %s: --source replica wants one that does not", member, t.Scope)
+		return "", fail(exitPreflight, "wait for a leader, or look at patronictl list", "nobody leads %s", t.Scope)
+	case source == cluster.FromLeader && t.Leader != member:
+		return "", fail(exitPreflight, "run it on "+t.Leader, "member %s is not the leader of %s: %s is", member, t.Scope, t.Leader)
+	case source == cluster.FromReplica && t.Leader == member:
+		return "", fail(exitPreflight, "run it on another member", "member %s leads %s: --source replica wants one that does not", member, t.Scope)
+	case t.Leader != member:
+		return "a replica, asked for by hand", nil
 	}
-	return nil
+	choice, err := cluster.ChooseSource(t, cluster.SourceWant{Policy: source, MaxLag: int64(a.config.Backup.MaxLag), Waited: true})
+	if err == nil && choice.Member != member {
+		err = fail(exitPreflight, "run it on "+choice.Member, "member %s leads %s, and replica %s can serve", member, t.Scope, choice.Member)
+	}
+	if is[*cluster.NoSourceError](err) {
+		return "", nil // asked for by hand, the leader serves
+	}
+	return choice.Reason, err
 }
 
 func (a *app) reportBackup(m catalog.Manifest, took time.Duration) error {

@@ -72,8 +72,9 @@ func newCheckCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "check", Short: "Try everything that backups and recovery need, and say what to do about it", Args: exactly(),
 		Long: "Reads the configuration, tries what the repository's store can do (it writes below probe/ and removes that again),\n" +
-			"asks etcd, Patroni and PostgreSQL, and looks at directories and clocks. Exits 8 if something could not be reached,\n" +
-			"3 if it refused us, 10 if something must be changed.",
+			"asks etcd, Patroni and PostgreSQL, and looks at directories and clocks. On the leader it switches a WAL segment and\n" +
+			"waits until that is archived; on every member it runs the server's own archive and restore commands. Exits 8 if\n" +
+			"something could not be reached, 3 if it refused us, 10 if something must be changed.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context()) },
 	}
 }
@@ -230,6 +231,11 @@ func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {
 	default:
 		k.good("Patroni", "%s leads %s of %s", t.Leader, t.Scope, plural(len(t.Members), "member"))
 	}
+	for _, m := range t.Members {
+		if m.PendingRestart {
+			k.say("pending restart", unwise, "patronictl restart "+t.Scope+" --pending", "settings of %s wait for a restart", m.Name)
+		}
+	}
 	if _, ok := t.Member(c.Cluster.Member); err == nil && c.Cluster.Member != "" && !ok {
 		k.say("member", wrong, "set cluster.member to this host's name in patronictl list", "%s is not a member of %s", c.Cluster.Member, t.Scope)
 	}
@@ -243,23 +249,24 @@ func (a *app) checkServer(ctx context.Context, k *checklist, c config.Config) {
 		k.say("PostgreSQL", unwise, "set patroni.config or cluster.dsn", "no connection to the local server is configured")
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	short, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := server.Connect(ctx, c.Cluster.DSN.Reveal())
+	s, err := server.Connect(short, c.Cluster.DSN.Reveal())
 	var facts server.Facts
 	var archiver server.Archiver
 	if err == nil {
 		defer s.Close()
-		facts, err = s.Facts(ctx)
+		facts, err = s.Facts(short)
 	}
 	if err == nil {
-		archiver, err = s.Archiver(ctx)
+		archiver, err = s.Archiver(short)
 	}
 	if err != nil {
 		k.say("PostgreSQL", wrong, hintOf(err), "%v", err)
 		return
 	}
 	judgeServer(k, facts, archiver)
+	a.checkWay(ctx, k, s, facts)
 }
 
 // judgeServer looks at what the server itself says is in effect.

@@ -43,6 +43,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newListCommand,
 		newShowCommand,
 		newStatusCommand,
+		newScheduleCommand,
 		newWALCommand,
 		newVerifyCommand,
 		newExpireCommand,

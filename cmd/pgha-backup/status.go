@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,14 +31,19 @@ type statusDocument struct {
 	RPO       *float64              `json:"rpo_seconds,omitempty"`
 	Timelines []catalog.TimelineWAL `json:"timelines"`
 	Conflicts []string              `json:"conflicts,omitempty"`
-	Problems  []string              `json:"problems"`
+	// Daemon is what the daemon on this host says; absent where none answers.
+	Daemon *daemon.Status `json:"daemon,omitempty"`
+	// Local is this host's server; absent on a host without one.
+	Local    *daemon.Local `json:"local,omitempty"`
+	Problems []string      `json:"problems"`
 }
 
 func newStatusCommand(a *app) *cobra.Command {
 	return a.surveying(&cobra.Command{
 		Use: "status", Short: "Say whether the cluster can be restored, to when, and what is wrong", Args: exactly(),
 		Long: "Exits 10 when anything is wrong that needs a person: a gap in the WAL archive, no whole backup, a conflict,\n" +
-			"emulated create-once writes, or no leader.",
+			"emulated create-once writes, no leader, an archiver that fails or stalls, pg_wal that is full soon.\n" +
+			"The daemon on this host is asked for what only it knows: the next backup, what runs, how fast pg_wal grows.",
 	}, a.status)
 }
 
@@ -59,6 +66,14 @@ func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 		last := describe(b)
 		d.Last = &last
 	}
+	if now, ok := a.askDaemon(ctx); ok {
+		d.Daemon, d.Local = &now, now.Local
+		d.Problems = append(d.Problems, now.Trouble()...)
+	} else if c := a.config.Cluster; c.DataDir != "" {
+		l := daemon.LookLocal(ctx, c.DSN.Reveal(), c.DataDir, a.now())
+		d.Local = &l
+		d.Problems = append(d.Problems, l.Problems()...)
+	}
 	if !a.hasPatroni() {
 		return d
 	}
@@ -68,7 +83,9 @@ func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 	case err != nil:
 		d.Problems = append(d.Problems, "leader: "+err.Error())
 	case t.Leader == "":
-		d.Problems = append(d.Problems, "leader: nobody leads the cluster")
+		if none := "leader: nobody leads the cluster"; !slices.Contains(d.Problems, none) { // the daemon may have said so
+			d.Problems = append(d.Problems, none)
+		}
 	case t.SystemIdentifier != 0 && t.SystemIdentifier != s.Info.SystemIdentifier:
 		d.Problems = append(d.Problems, fmt.Sprintf("cluster: Patroni runs system %s now, this repository is of %s", t.SystemIdentifier, s.Info.SystemIdentifier))
 	}
@@ -90,12 +107,16 @@ func (a *app) statusTable(s survey, d statusDocument) error {
 		lines.add("Leader", "%s", leader)
 	}
 	if b := d.Last; b != nil {
-		lines.add("Last backup", "%s, finished %sZ (%s ago), %s, %s", b.ID, clock(b.StopTime), age(a.now().Sub(b.StopTime)), b.Type, byteCount(b.Bytes))
+		lines.add("Last backup", "%s, finished %sZ (%s ago), %s of %s (%s), %s", b.ID, clock(b.StopTime), age(a.now().Sub(b.StopTime)), b.Type, b.Member, b.Role, byteCount(b.Bytes))
 	} else {
 		lines.add("Last backup", "none")
 	}
+	a.daemonLines(&lines, d)
 	for _, window := range a.windows(s) {
 		lines.add("Recoverable", "%s", window)
+	}
+	if d.RPO != nil {
+		lines.add("RPO now", "%s: the newest archived segment is so old", age(time.Duration(*d.RPO*float64(time.Second))))
 	}
 	for _, t := range d.Timelines {
 		lines.add(fmt.Sprintf("Timeline %d", uint32(t.Timeline)), "%s", a.frontier(t))

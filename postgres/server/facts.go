@@ -23,6 +23,7 @@ type Facts struct {
 	ArchiveMode    string
 	ArchiveCommand string
 	ArchiveLibrary string
+	RestoreCommand string
 	FullPageWrites bool
 	Started        time.Time // of the postmaster
 }
@@ -41,10 +42,10 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 		       (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'),
 		       (SELECT timeline_id FROM pg_control_checkpoint())::int8, pg_is_in_recovery(),
 		       current_setting('data_directory'), current_setting('config_file'), current_setting('archive_mode'),
-		       current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''),
+		       current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''), current_setting('restore_command'),
 		       current_setting('full_page_writes')::bool, pg_postmaster_start_time()`, nil,
 		&version, &system, &segment, &timeline, &f.InRecovery, &f.DataDirectory, &f.ConfigFile, &f.ArchiveMode,
-		&f.ArchiveCommand, &f.ArchiveLibrary, &f.FullPageWrites, &f.Started)
+		&f.ArchiveCommand, &f.ArchiveLibrary, &f.RestoreCommand, &f.FullPageWrites, &f.Started)
 	if err != nil {
 		return Facts{}, err
 	}

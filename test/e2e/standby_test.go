@@ -33,7 +33,7 @@ func TestStandby(t *testing.T) {
 
 	// An idle leader, whose segment nobody would end for five minutes.
 	idle := w.backupOf(one, "replica")
-	if idle.Role != "replica" || idle.Member != one.Name || idle.StopLSN <= idle.StartLSN {
+	if idle.Role != "replica" || idle.Reason != "a replica, asked for by hand" || idle.Member != one.Name || idle.StopLSN <= idle.StartLSN {
 		t.Errorf("the idle cluster's backup: %+v", idle)
 	}
 	w.restoreAndStart(one, "--target-immediate").stop()
@@ -100,6 +100,7 @@ func (w *world) refusals(leader, replica *lab.Member) {
 		})
 	}
 	refused(leader, "replica", fmt.Sprintf("member %s leads lab: --source replica wants one that does not\nhint: run it on another member\n", leader.Name))
+	refused(leader, "prefer-replica", fmt.Sprintf("member %s leads lab, and replica %s can serve\nhint: run it on %s\n", leader.Name, replica.Name, replica.Name))
 	refused(replica, "leader", fmt.Sprintf("member %s is not the leader of lab: %s is\nhint: run it on %s\n", replica.Name, leader.Name, leader.Name))
 	replica.Exec("select pg_wal_replay_pause()")
 	refused(replica, "replica", "replay is paused on the standby\nhint: resume it with SELECT pg_wal_replay_resume(), or choose another member\n")

@@ -36,7 +36,7 @@ type worldOptions struct {
 	members int
 	etcd    int
 	proxied bool   // a fault proxy stands before the store
-	extra   string // more lines of our configuration
+	extra   string // more lines of our configuration; {host} is the member's address
 }
 
 func newWorld(t *testing.T, o worldOptions) *world {
@@ -58,7 +58,8 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		ArchiveCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-push %p",
 		RestoreCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-get %f %p",
 		Prepare: func(m *lab.Member) {
-			run.WriteFile(m.User, 0o600, w.config(m, endpoint)+o.extra, "pgha-"+m.Name+".yaml")
+			text := w.config(m, endpoint) + strings.ReplaceAll(o.extra, "{host}", m.Host)
+			run.WriteFile(m.User, 0o600, text, "pgha-"+m.Name+".yaml")
 			run.Mkdir(m.User, 0o700, filepath.Base(m.Home), "state")
 		},
 	})

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,8 +20,19 @@ import (
 // Etcd is an etcd cluster.
 type Etcd struct {
 	Members []*EtcdMember
+	// CAFile, CertFile and KeyFile are what a client of a secured one needs.
+	CAFile, CertFile, KeyFile string
 
-	t T
+	t       T
+	run     *Run
+	secured bool // users are asked for their passwords
+}
+
+// EtcdUser is a user of a secured etcd: its password is its name, and it may read and
+// write below the prefixes.
+type EtcdUser struct {
+	Name        string
+	Read, Write []string
 }
 
 // EtcdMember is one etcd server.
@@ -27,6 +40,8 @@ type EtcdMember struct {
 	Name string
 	// Endpoint is host:port of the client interface.
 	Endpoint string
+	// URL is the same with its scheme.
+	URL string
 
 	proc *Process
 	t    T
@@ -35,13 +50,56 @@ type EtcdMember struct {
 // StartEtcd starts an etcd cluster of n members and waits until it has a leader.
 func StartEtcd(t T, n int) *Etcd {
 	t.Helper()
+	return startEtcd(t, n, false)
+}
+
+// StartSecureEtcd starts an etcd cluster that wants a certificate of every client and
+// the password of one of the users. Get, Put and DeletePrefix are not for it: use Ctl.
+func StartSecureEtcd(t T, n int, users ...EtcdUser) *Etcd {
+	t.Helper()
+	e := startEtcd(t, n, true)
+	e.Ctl("user", "add", "root:root")
+	e.Ctl("user", "grant-role", "root", "root")
+	for _, u := range users {
+		e.Ctl("user", "add", u.Name+":"+u.Name)
+		e.Ctl("role", "add", u.Name)
+		e.Ctl("user", "grant-role", u.Name, u.Name)
+		for _, p := range u.Read {
+			e.Ctl("role", "grant-permission", u.Name, "read", "--prefix", p)
+		}
+		for _, p := range u.Write {
+			e.Ctl("role", "grant-permission", u.Name, "readwrite", "--prefix", p)
+		}
+	}
+	e.Ctl("auth", "enable")
+	e.secured = true
+	return e
+}
+
+func startEtcd(t T, n int, secure bool) *Etcd {
+	t.Helper()
 	run := RunOf(t)
 	program, err := exec.LookPath("etcd")
 	if err != nil {
 		t.Fatalf("lab: etcd is not installed: run `make deps`")
 	}
 	group := run.next("etcd")
-	e := &Etcd{t: t}
+	e := &Etcd{t: t, run: run}
+	scheme, argv := "http://", []string{program}
+	if secure {
+		scheme = "https://"
+		dir := fmt.Sprintf("etcd%d-tls", group)
+		run.Mkdir(UserInfra, 0o755, dir)
+		ca := newAuthority(run, UserInfra, dir)
+		var ips []net.IP
+		for i := range n {
+			ips = append(ips, net.ParseIP(e.host(run, group, i)))
+		}
+		cert, key := ca.issue("server", "lab", ips...)
+		argv = append(argv, "--client-cert-auth", "--trusted-ca-file", ca.file, "--cert-file", cert, "--key-file", key)
+		e.CAFile = ca.file
+		e.CertFile, e.KeyFile = ca.issue("client", "somebody")
+	}
 	var peers []string
 	for i := range n {
 		name := fmt.Sprintf("etcd%d-%d", group, i+1)
@@ -50,13 +108,13 @@ func StartEtcd(t T, n int) *Etcd {
 	for i := range n {
 		name, host := fmt.Sprintf("etcd%d-%d", group, i+1), e.host(run, group, i)
 		dir := run.Mkdir(UserInfra, 0o700, name)
-		client, peer := "http://"+host+":2379", "http://"+host+":2380"
-		proc := run.Start(UserInfra, name, nil, program, "--name", name, "--data-dir", dir,
+		client, peer := scheme+host+":2379", "http://"+host+":2380"
+		proc := run.Start(UserInfra, name, nil, append(slices.Clone(argv), "--name", name, "--data-dir", dir,
 			"--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
 			"--initial-cluster", strings.Join(peers, ","), "--initial-cluster-state", "new",
-			"--initial-cluster-token", run.Dir, "--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap", "--log-level", "warn")
-		e.Members = append(e.Members, &EtcdMember{Name: name, Endpoint: host + ":2379", proc: proc, t: t})
+			"--initial-cluster-token", run.Dir, "--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap", "--log-level", "warn")...)
+		e.Members = append(e.Members, &EtcdMember{Name: name, Endpoint: host + ":2379", URL: client, proc: proc, t: t})
 	}
 	e.Wait()
 	return e
@@ -79,9 +137,46 @@ func (e *Etcd) Endpoints() []string {
 func (e *Etcd) Wait() {
 	e.t.Helper()
 	Poll(e.t, 30*time.Second, "etcd", func() error {
+		if e.CAFile != "" {
+			_, err := e.ctl("get", "health")
+			return err
+		}
 		_, _, err := e.Get("health")
 		return err
 	})
+}
+
+// Ctl runs etcdctl as root, and fails the test if it does not succeed.
+func (e *Etcd) Ctl(args ...string) string {
+	e.t.Helper()
+	out, err := e.ctl(args...)
+	if err != nil {
+		e.t.Fatalf("lab: etcdctl %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func (e *Etcd) ctl(args ...string) (string, error) {
+	var urls []string
+	for _, m := range e.Members {
+		if m.proc.Running() {
+			urls = append(urls, m.URL)
+		}
+	}
+	env := []string{"ETCDCTL_API=3", "ETCDCTL_ENDPOINTS=" + strings.Join(urls, ",")}
+	if e.CAFile != "" {
+		env = append(env, "ETCDCTL_CACERT="+e.CAFile, "ETCDCTL_CERT="+e.CertFile, "ETCDCTL_KEY="+e.KeyFile)
+		if e.secured { // until then there is nobody to be
+			env = append(env, "ETCDCTL_USER=root:root")
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	out, err := e.run.Command(ctx, UserInfra, env, append([]string{"etcdctl"}, args...)...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return strings.TrimSpace(string(out)), err
 }
 
 // Get reads a key with a linearizable read from whichever member answers.
@@ -166,6 +261,9 @@ func (m *EtcdMember) Stop() {
 		m.t.Logf("lab: %v", err)
 	}
 }
+
+// Process is the member's server.
+func (m *EtcdMember) Process() *Process { return m.proc }
 
 // Start starts a stopped or killed member again.
 func (m *EtcdMember) Start() {

@@ -2,15 +2,9 @@ package lab
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -66,7 +60,9 @@ func StartS3(t T, o S3Options) *S3 {
 	s.Endpoint = "http://" + s.Addr
 	if o.TLS {
 		s.Endpoint = "https://" + s.Addr
-		cert, key := s.certificate(name, net.ParseIP(host))
+		authority := newAuthority(run, UserS3, name)
+		s.CAFile = authority.file
+		cert, key := authority.issue("server", "lab", net.ParseIP(host))
 		argv = append(argv, "--cert", cert, "--key", key)
 	}
 	argv = append(argv, "posix")
@@ -157,40 +153,4 @@ func (s *S3) wait() {
 		}
 		return c.Close()
 	})
-}
-
-// certificate makes an authority and a server certificate signed by it.
-func (s *S3) certificate(name string, ip net.IP) (certFile, keyFile string) {
-	s.t.Helper()
-	must := func(err error) {
-		if err != nil {
-			s.t.Fatalf("lab: certificate: %v", err)
-		}
-	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(err)
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "lab authority"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	must(err)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(err)
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "lab"}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{ip},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
-	must(err)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	must(err)
-	block := func(kind string, b []byte) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
-	}
-	s.CAFile = s.run.WriteFile(UserS3, 0o644, block("CERTIFICATE", caDER), name, "ca.pem")
-	certFile = s.run.WriteFile(UserS3, 0o644, block("CERTIFICATE", der), name, "server.pem")
-	keyFile = s.run.WriteFile(UserS3, 0o600, block("PRIVATE KEY", keyDER), name, "server.key")
-	return certFile, keyFile
 }
