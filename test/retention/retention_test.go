@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	} {
 		state := w.run.Mkdir(lab.User1, 0o700, "state-"+name)
 		w.run.WriteFile(lab.User1, 0o600, fmt.Sprintf("cluster: {scope: lab, member: one, data_dir: %s, bin_dir: %s, state_dir: %s, dsn: %s}\nrepositories: [%s]\n"+
-			"retention: {keep: 2, wal_full: 2, grace: 0s}\n", w.pg.DataDir, w.pg.BinDir, state, w.pg.SocketDSN(), repository), name+".yaml")
+			"retention: {keep: 2, wal_full: 2, grace: 1s}\n", w.pg.DataDir, w.pg.BinDir, state, w.pg.SocketDSN(), repository), name+".yaml")
 		w.run.WriteFile(lab.User1, 0o600, fmt.Sprintf("cluster: {scope: lab, member: one, data_dir: %s, bin_dir: %s, state_dir: %s, dsn: %s}\nrepositories: [%s]\n"+
 			"backup: {rate_limit: 1MiB}\n", w.pg.DataDir, w.pg.BinDir, state, w.pg.SocketDSN(), repository), "slow-"+name+".yaml")
 	}
@@ -192,6 +192,12 @@ func TestExpire(t *testing.T) {
 		if printed.actions() != "keep hide keep keep" || done.actions() != printed.actions() || done.Outcome == nil || len(done.Outcome.Hidden) != 1 {
 			t.Fatalf("%s: printed %+v, did %+v", config, printed, done)
 		}
+		lab.Poll(t, 20*time.Second, "the end of the grace period", func() error {
+			if w.do(0, &printed, config, "expire", "--plan"); printed.actions() == "keep wait keep keep" {
+				return errors.New("not yet")
+			}
+			return nil
+		})
 		w.do(0, &done, config, "expire", "--yes")
 		if done.actions() != "keep remove keep keep" || len(done.Outcome.Removed) != 1 || done.Outcome.WAL == 0 {
 			t.Fatalf("%s: did %+v", config, done)
