@@ -43,7 +43,7 @@ func (a *app) expire(ctx context.Context, given string, planOnly, yes bool) erro
 	if err != nil {
 		return err
 	}
-	plan, err := retention.NewPlan(facts, a.policy(), a.now())
+	plan, err := retention.NewPlan(facts, a.config.Retention.Policy(), a.now())
 	if err != nil {
 		return err
 	}
@@ -215,11 +215,4 @@ func (a *app) listAll(hidden, unfinished []hiddenDocument, held []catalog.Hold) 
 		holds.add(string(h.Backup), h.Name, until, h.By, h.Reason)
 	}
 	return holds.print(a.stdout)
-}
-
-// policy is what the configuration keeps.
-func (a *app) policy() retention.Policy {
-	r := a.config.Retention
-	return retention.Policy{Keep: r.Keep, Window: r.Window, Daily: r.Daily, Weekly: r.Weekly, Monthly: r.Monthly, Yearly: r.Yearly,
-		Minimum: r.Minimum, WALFull: r.WALFull, Grace: r.Grace, Garbage: r.Garbage}
 }

@@ -59,10 +59,12 @@ func TestStandby(t *testing.T) {
 		t.Errorf("the backup goes from %s on %d to %s on %d; before the copy pg_control said %s, then all was written up to %s",
 			future.StartLSN, future.Timeline, future.StopLSN, future.StopTLI, early, written)
 	}
+	stop()
 	w.judgeImmediate(one, future, early, journal, 1)
 
 	// The leader hands over to another standby: the copied one follows, with the copy.
 	followed := w.copyWhile(two, func() {
+		stop = w.work(journal)
 		streamed = w.takeWhile(two, true, func() {
 			w.cluster.Switchover(one)
 			m = w.marker()
@@ -70,6 +72,7 @@ func TestStandby(t *testing.T) {
 			written = w.flushed(m, two)
 		})
 	})
+	stop()
 	for _, b := range []catalog.Manifest{followed, streamed} {
 		if b.Timeline != 1 || b.StopTLI != 2 || b.StopLSN < written {
 			t.Errorf("the %s goes from %s on %d to %s on %d, all was written up to %s", b.Source, b.StartLSN, b.Timeline, b.StopLSN, b.StopTLI, written)
@@ -78,7 +81,6 @@ func TestStandby(t *testing.T) {
 	}
 
 	w.promoted(two, func() { w.cluster.Switchover(two) })
-	stop()
 	if last := w.backupOf(leader, "prefer-replica"); last.Role != "replica" || len(w.listed(leader)) != 6 {
 		t.Errorf("the next backup is of a %s, and listed are %v", last.Role, w.listed(leader))
 	}
