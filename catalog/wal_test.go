@@ -232,3 +232,43 @@ func TestAnyAfter(t *testing.T) {
 		t.Errorf("a broken list: %v", err)
 	}
 }
+
+// A timeline that was left behind a missing segment needs it, even where nothing
+// else of it is archived; one left within it does not (R9).
+func TestAnyAfterAFork(t *testing.T) {
+	for _, c := range []struct {
+		name, history, text string
+		want                map[string]bool
+	}{
+		{"at the segment's end", "00000002.history", "1\t0/700000\tx\n",
+			map[string]bool{"000000010000000000000006": true, "000000010000000000000007": false, "000000020000000000000007": false}},
+		{"within it", "00000002.history", "1\t0/6FFFF8\tx\n", map[string]bool{"000000010000000000000006": false}},
+		{"behind it", "00000002.history", "1\t0/780000\tx\n", map[string]bool{"000000010000000000000006": true, "000000010000000000000007": false}},
+		{"at its start", "00000002.history", "1\t0/600000\tx\n", map[string]bool{"000000010000000000000006": false}},
+		{"by a grandchild", "00000003.history", "1\t0/700000\tx\n2\t0/900000\tx\n", map[string]bool{"000000010000000000000006": true,
+			"000000010000000000000007": false, "000000020000000000000008": true, "000000020000000000000009": false}},
+		{"by a recovery to before the last fork", "00000003.history", "1\t0/900000\tx\n2\t0/700000\tx\n",
+			map[string]bool{"000000010000000000000006": true, "000000010000000000000007": false, "000000020000000000000006": false}},
+		{"by a stranger", "00000003.history", "2\t0/900000\tx\n", map[string]bool{"000000010000000000000006": false}},
+	} {
+		bucket := mem.New()
+		r := walRepository(bucket)
+		if _, err := r.Create(t.Context(), walSize, "required", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.PutWAL(t.Context(), segmentFile(t, c.history), []byte(c.text), nil); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range c.want {
+			if got, err := r.AnyAfter(t.Context(), segmentFile(t, name)); err != nil || got != want {
+				t.Errorf("left %s: %s goes on %v, want %v, %v", c.name, name, got, want, err)
+			}
+		}
+		if err := bucket.Put(t.Context(), r.keys.wal(segmentFile(t, c.history)), []byte("torn"), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.AnyAfter(t.Context(), segmentFile(t, "000000010000000000000006")); !errors.Is(err, codec.ErrCorrupt) {
+			t.Errorf("a torn history: %v", err)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -77,8 +78,9 @@ func (r *Repository) Segments(ctx context.Context, tli postgres.TimelineID, from
 	return found, nil
 }
 
-// AnyAfter tells whether the archive holds WAL of the file's timeline that comes
-// after it, or, for a history file, anything of its timeline or a later one (R9).
+// AnyAfter tells whether the archive goes on behind a file (R9): with WAL of its
+// timeline, or with a timeline that left this one at or behind the segment's end;
+// for a history file, with anything of its timeline or a later one.
 func (r *Repository) AnyAfter(ctx context.Context, file postgres.WALFile) (bool, error) {
 	if file.Kind != postgres.WALHistory {
 		for entry, err := range r.ListWAL(ctx, file.Segment.Timeline, file) {
@@ -90,7 +92,7 @@ func (r *Repository) AnyAfter(ctx context.Context, file postgres.WALFile) (bool,
 				return true, nil
 			}
 		}
-		return false, nil
+		return r.leftBehind(ctx, file.Segment)
 	}
 	// "wal/00000002" sorts before its history file and its segments.
 	after := storage.Key(string(r.keys.walRoot()) + file.Segment.Timeline.String())
@@ -98,6 +100,46 @@ func (r *Repository) AnyAfter(ctx context.Context, file postgres.WALFile) (bool,
 		return err == nil, err
 	}
 	return false, nil
+}
+
+// leftBehind tells whether the end of a segment, as its own timeline wrote it, lies
+// on the way to a later timeline. A fork within the segment leaves that to the
+// child, which begins with a segment of this number.
+func (r *Repository) leftBehind(ctx context.Context, s postgres.Segment) (bool, error) {
+	after := storage.Key(string(r.keys.walRoot()) + s.Timeline.String() + "0") // '0' follows '/'
+	for name, err := range names(ctx, r.bucket, r.keys.walRoot(), after) {
+		if err != nil {
+			return false, err
+		}
+		file, err := postgres.ParseWALFile(name)
+		if err != nil || file.Kind != postgres.WALHistory {
+			continue
+		}
+		history, err := r.history(ctx, file.Segment.Timeline)
+		if err != nil {
+			return false, err
+		}
+		info, err := r.Info(ctx)
+		if err != nil {
+			return false, err
+		}
+		if history.Contains(s.Timeline, s.End(info.SegmentSize)-1) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (r *Repository) history(ctx context.Context, tli postgres.TimelineID) (postgres.TimelineHistory, error) {
+	var text bytes.Buffer
+	if _, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text); err != nil {
+		return postgres.TimelineHistory{}, err
+	}
+	h, err := postgres.ParseTimelineHistory(tli, text.Bytes())
+	if err != nil {
+		err = fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
+	}
+	return h, err
 }
 
 // Timelines lists every timeline of which the archive holds a segment or a history.
@@ -117,25 +159,23 @@ func (r *Repository) Timelines(ctx context.Context) ([]postgres.TimelineID, erro
 }
 
 // Histories reads every timeline history in the archive. Timeline 1 has none; where
-// another's is missing, a planner refuses.
-func (r *Repository) Histories(ctx context.Context) (map[postgres.TimelineID]postgres.TimelineHistory, error) {
+// another's is missing or unreadable, a planner refuses.
+func (r *Repository) Histories(ctx context.Context) (found map[postgres.TimelineID]postgres.TimelineHistory, broken []Unreadable, err error) {
 	timelines, err := r.Timelines(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	found := map[postgres.TimelineID]postgres.TimelineHistory{}
+	found = map[postgres.TimelineID]postgres.TimelineHistory{}
 	for _, tli := range timelines {
-		var text bytes.Buffer
-		_, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text)
+		h, err := r.history(ctx, tli)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue
 		}
 		if err == nil {
-			found[tli], err = postgres.ParseTimelineHistory(tli, text.Bytes())
-		}
-		if err != nil {
-			return nil, err
+			found[tli] = h
+		} else if err := (*unreadables)(&broken).add("", r.keys.wal(postgres.HistoryFile(tli)), err); err != nil {
+			return nil, nil, err
 		}
 	}
-	return found, nil
+	return found, broken, nil
 }

@@ -161,7 +161,7 @@ func Default() Config {
 			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute},
 		Backup:    Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, MaxLag: 256 << 20, WALTimeout: time.Hour},
 		Retention: defaultRetention(),
-		Daemon:    Daemon{Listen: "127.0.0.1:8018", ReplicasAtOnce: 2},
+		Daemon:    Daemon{Listen: "127.0.0.1:8018"},
 		Log:       Log{Level: "info", Format: "text"},
 		Origins:   map[string]string{},
 	}

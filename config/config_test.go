@@ -57,7 +57,7 @@ var broken = map[string][]string{
 		`5: schedules[1]: want keys and values`,
 		`6: retention.full: unknown key; known here are daily, garbage, grace, keep, minimum, monthly, schedule, wal_full, weekly, window, yearly`,
 		`6: retention.window: want a duration such as 60s, 15m or 14d`,
-		`7: daemon.watchdog: unknown key; known here are cert_file, key_file, listen, replicas_at_once`},
+		`7: daemon.watchdog: unknown key; known here are cert_file, key_file, listen`},
 	"timetables": {`6: schedules[2].latest_start: want 0 or more`, `6: schedules[2].retry_delay: want more than 0s`, `6: schedules[2].timeout: want more than 0s`,
 		` schedules[0].name: not given; for example nightly`, ` schedules[0].cron: not given; for example "0 2 * * *" or "@every 6h"`,
 		`5: schedules[1].name: schedule "manual-1": ` + wantName,
@@ -79,7 +79,7 @@ var broken = map[string][]string{
 		`3: retention.schedule: schedule "hourly": ` + wantCron + `: expected exactly 5 fields, found 1: [hourly]`},
 	"keeps-nothing": {` retention: keeps nothing but the minimum; give keep, window, or some of daily, weekly, monthly and yearly`},
 	"daemon": {`3: daemon.listen: "8018": want host:port, for example 127.0.0.1:8018`, `3: daemon.cert_file: "server.pem" is not an absolute path`,
-		` daemon: cert_file and key_file go together`, `3: daemon.replicas_at_once: 0 is not from 1 to 64`},
+		` daemon: cert_file and key_file go together`},
 	"named-port": {`3: daemon.listen: "127.0.0.1:http": want host:port, for example 127.0.0.1:8018`},
 	"wrong-types": {`6: archive.get_batch: want a whole number`, `6: archive.push_timeout: want a duration such as 60s, 15m or 14d`,
 		`7: backup.pack_size: size "huge": want a number of bytes, or one with a unit as in 256MiB`, `7: backup.workers: want a whole number`},
@@ -156,7 +156,7 @@ func shipped(t *testing.T, name string, environ ...string) Config {
 
 func TestShippedExamples(t *testing.T) {
 	files, err := filepath.Glob("../configs/*.yaml")
-	if err != nil || len(files) != 3 {
+	if err != nil || len(files) != 4 {
 		t.Fatal(files, err)
 	}
 	for _, file := range files {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
+	"github.com/pgha-backup/pgha-backup/retention"
 	"github.com/pgha-backup/pgha-backup/scheduler"
 )
 
@@ -76,6 +77,12 @@ type Retention struct {
 	Schedule string `yaml:"schedule"`
 }
 
+// Policy is the same in the words of who expires.
+func (r Retention) Policy() retention.Policy {
+	return retention.Policy{Keep: r.Keep, Window: r.Window, Daily: r.Daily, Weekly: r.Weekly, Monthly: r.Monthly, Yearly: r.Yearly,
+		Minimum: r.Minimum, WALFull: r.WALFull, Grace: r.Grace, Garbage: r.Garbage}
+}
+
 // Timetable is when the daemon expires; nil where it never does by itself.
 func (r Retention) Timetable() (scheduler.Timetable, error) {
 	if r.Schedule == "" {
@@ -89,9 +96,6 @@ type Daemon struct {
 	Listen   string `yaml:"listen"` // host:port of metrics, health and status; "": none
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	// ReplicasAtOnce bounds how many members of the cluster are created from the
-	// repository at one time.
-	ReplicasAtOnce int `yaml:"replicas_at_once"`
 }
 
 func defaultSchedule() Schedule {
@@ -153,6 +157,7 @@ func (k *checker) retention(r Retention) {
 		"keeps nothing but the minimum; give keep, window, or some of daily, weekly, monthly and yearly")
 	k.want(r.Garbage > k.Backup.WALTimeout, "retention.garbage", "%s is not more than backup.wal_timeout, %s: a backup that waits for its WAL would be taken for garbage",
 		durationText(r.Garbage), durationText(k.Backup.WALTimeout))
+	k.want(r.Garbage >= time.Hour || r.Garbage <= k.Backup.WALTimeout, "retention.garbage", "%s: want at least 1h, a run may be under way", durationText(r.Garbage))
 	if r.Schedule != "" {
 		k.timetable("retention.schedule", r.Schedule)
 	}
@@ -167,5 +172,4 @@ func (k *checker) daemon(d Daemon) {
 	k.absolute("daemon.cert_file", d.CertFile)
 	k.absolute("daemon.key_file", d.KeyFile)
 	k.want((d.CertFile == "") == (d.KeyFile == ""), "daemon", "cert_file and key_file go together")
-	k.within("daemon.replicas_at_once", Size(d.ReplicasAtOnce), 1, 64)
 }

@@ -29,6 +29,8 @@ type world struct {
 	store *mem.Bucket
 	slow  func() time.Duration // how long a backup takes
 
+	created time.Time // of the repository
+
 	mu      sync.Mutex
 	t       cluster.Topology
 	away    error // etcd's
@@ -37,7 +39,6 @@ type world struct {
 	claims  map[string]*fakeClaim
 	commits map[catalog.BackupID]string // by whom and of whom
 	double  int                         // backups taken for nothing
-	said    []string
 }
 
 type node struct {
@@ -51,7 +52,7 @@ const lease = 20 * time.Second
 // newWorld begins a second after a full minute.
 func newWorld(t *testing.T) *world {
 	time.Sleep(time.Second)
-	return &world{T: t, store: mem.New(), t: three(), changed: make(chan struct{}), daemons: map[string]*node{}, claims: map[string]*fakeClaim{},
+	return &world{T: t, created: time.Now(), store: mem.New(), t: three(), changed: make(chan struct{}), daemons: map[string]*node{}, claims: map[string]*fakeClaim{},
 		commits: map[catalog.BackupID]string{}, slow: func() time.Duration { return 5 * time.Second }}
 }
 
@@ -133,13 +134,13 @@ func (w *world) etcd(away error) {
 // start starts a daemon on a member.
 func (w *world) start(name string, c config.Schedule) *node {
 	n := &node{}
-	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: true},
+	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: !strings.HasPrefix(name, "backup")},
 		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{},
 		config: config.Config{Schedules: []config.Schedule{c}, Repositories: []config.Repository{{}}},
 		opener: func(id postgres.SystemIdentifier) *catalog.Repository {
 			return catalog.New(w.store, catalog.Location{Scope: "main", System: id}, catalog.Options{})
 		}}
-	s.survey.at, s.survey.Info.Created = time.Now(), time.Now()
+	s.survey.at, s.survey.Info.Created = time.Now(), w.created
 	s.survey.Backups = []catalog.Surveyed{{State: catalog.BackupOK}}
 	s.watch = func(ctx context.Context, each func(cluster.Topology, error)) {
 		for ctx.Err() == nil {
@@ -226,7 +227,7 @@ func (w *world) kill(name string) {
 	})
 }
 
-func minutely(policy string) config.Schedule {
+func minutely(policy cluster.SourcePolicy) config.Schedule {
 	return config.Schedule{Name: "minutely", Cron: "* * * * *", Timezone: "UTC", Source: policy, Attempts: 10, RetryDelay: 2 * time.Second,
 		ReplicaWait: 30 * time.Second, Timeout: 10 * time.Minute}
 }
@@ -324,6 +325,41 @@ func TestAnotherTakesOver(t *testing.T) {
 	})
 }
 
+// Two backup hosts would both take it: the claim lets one.
+func TestTheClaimDecides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for _, name := range []string{"backup1", "backup2"} {
+			defer w.start(name, minutely("prefer-replica")).end()
+		}
+		time.Sleep(5*time.Minute + 30*time.Second)
+		if len(w.commits) != 5 || w.double > 0 {
+			t.Errorf("%d for nothing, %v", w.double, w.commits)
+		}
+	})
+}
+
+// A backup ends with its claim, which etcd ends where it has not heard of us for long.
+func TestALostClaimEndsTheBackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.slow = func() time.Duration { return 50 * time.Second }
+		n := w.start("n2", minutely("prefer-replica"))
+		defer n.end()
+		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(65 * time.Second)))
+		w.etcd(errors.New("away"))
+		time.Sleep(15 * time.Second)
+		if len(n.status(time.Now()).Running) != 1 {
+			t.Error("a short absence of etcd ended the backup")
+		}
+		time.Sleep(10 * time.Second)
+		if d := n.status(time.Now()); len(d.Running) != 0 || n.counts.failed != 1 || len(w.commits) > 0 {
+			t.Errorf("the claim is lost, and %+v runs; %+v", d.Running, n.counts)
+		}
+		w.etcd(nil)
+	})
+}
+
 func TestEtcdAwaySchedulesWaitAndSay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -384,7 +420,7 @@ func TestAnyFailures(t *testing.T) {
 				w.slow = func() time.Duration { return time.Duration(2+pick(50)) * time.Second }
 				began := time.Now()
 				names := []string{"n1", "n2", "n3"}
-				policy := []string{"leader", "prefer-replica", "replica"}[pick(3)]
+				policy := []cluster.SourcePolicy{cluster.FromLeader, cluster.PreferReplica, cluster.FromReplica}[pick(3)]
 				for _, name := range names {
 					w.start(name, minutely(policy))
 				}
@@ -397,8 +433,7 @@ func TestAnyFailures(t *testing.T) {
 					case 2:
 						w.kill(name)
 						time.Sleep(time.Duration(pick(40)) * time.Second)
-						n := w.start(name, minutely(policy))
-						n.survey.Info.Created = began
+						w.start(name, minutely(policy))
 					case 3:
 						w.etcd(errors.New("away"))
 						time.Sleep(time.Duration(pick(60)) * time.Second)

@@ -15,7 +15,6 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/scheduler"
-	"github.com/pgha-backup/pgha-backup/storage"
 )
 
 // expireJob is the name of the job that applies retention. It cannot be a schedule's.
@@ -91,17 +90,14 @@ func (s *service) backupJob(c config.Schedule, timetable scheduler.Timetable, fr
 	}
 }
 
-// committed tells whether a backup's manifest is there: the done mark.
+// committed tells whether a backup was committed at all, expired since or not: an
+// expired one is not to be taken again (R16).
 func (s *service) committed(ctx context.Context, id catalog.BackupID) (bool, error) {
 	repository, err := s.repository()
 	if err != nil {
 		return false, err
 	}
-	_, err = repository.Manifest(ctx, id)
-	if errors.Is(err, storage.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
+	return repository.Taken(ctx, id)
 }
 
 // turn takes the claim on a scheduled time if this daemon is the one to act for it.
@@ -117,7 +113,9 @@ func (s *service) turn(ctx context.Context, c config.Schedule, at time.Time) (bo
 	if why != "" {
 		return false, why, nil
 	}
-	from, mine, why := assign(situation{Topology: t, Want: want(c, time.Since(at) > c.ReplicaWait), Daemons: all, Me: s.me, Single: s.single(),
+	want := c.Want()
+	want.Waited = time.Since(at) > c.ReplicaWait
+	from, mine, why := assign(situation{Topology: t, Want: want, Daemons: all, Me: s.me, Single: s.single(),
 		Emulated: s.settings().Repository().ConditionalWrites == config.Emulate})
 	if !mine {
 		return false, why, nil

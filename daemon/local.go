@@ -159,10 +159,12 @@ func (k *looker) files(l *Local, now time.Time) {
 	l.FullIn = fullIn(&k.sizes, l.FreeBytes).Seconds()
 }
 
-// How much history makes a rate: less is noise, more is the past.
+// How much history makes a rate: less is noise, more is the past. A filesystem with
+// less than leastFree bytes has no room for two segments: it is full.
 const (
 	rateLeast = 30 * time.Second
 	rateMost  = 10 * time.Minute
+	leastFree = 32 << 20
 )
 
 // fullIn is how long the free bytes last at the growth that the sizes show; 0 if
@@ -174,6 +176,9 @@ func fullIn(sizes *[]sizeAt, free int64) time.Duration {
 		all = all[1:]
 	}
 	*sizes = all
+	if free < leastFree {
+		return time.Second
+	}
 	span, grown := last.at.Sub(all[0].at), last.bytes-all[0].bytes
 	if span < rateLeast || grown <= 0 {
 		return 0

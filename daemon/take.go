@@ -49,13 +49,11 @@ func (s *service) applyRetention(ctx context.Context) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := s.settings().Retention
 	facts, err := retention.Gather(ctx, repository)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := retention.NewPlan(facts, retention.Policy{Keep: r.Keep, Window: r.Window, Daily: r.Daily, Weekly: r.Weekly, Monthly: r.Monthly, Yearly: r.Yearly,
-		Minimum: r.Minimum, WALFull: r.WALFull, Grace: r.Grace, Garbage: r.Garbage}, time.Now())
+	plan, err := retention.NewPlan(facts, s.settings().Retention.Policy(), time.Now())
 	if err != nil {
 		return nil, err
 	}

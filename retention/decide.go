@@ -34,6 +34,7 @@ type decision struct {
 // NewPlan decides what goes. It asks nobody, and refuses (*RefusedError) where the
 // facts are not to be trusted.
 func NewPlan(f Facts, policy Policy, now time.Time) (Plan, error) {
+	f.Backups = slices.Clone(f.Backups)
 	d := &decision{Facts: f, policy: policy, now: now, why: map[catalog.BackupID][]string{}, whole: map[catalog.BackupID]bool{}}
 	if err := d.trust(); err != nil {
 		return Plan{}, err

@@ -30,7 +30,7 @@ func (e *GapError) Error() string {
 	if e.File.Kind == postgres.WALHistory {
 		return fmt.Sprintf("%s is missing in the archive, although WAL of this or a later timeline is there", e.File)
 	}
-	return fmt.Sprintf("gap: %s is missing in the archive, although later WAL of its timeline is there", e.File)
+	return fmt.Sprintf("gap: %s is missing in the archive, although the archive goes on behind it", e.File)
 }
 
 // Hint says what an operator does next.

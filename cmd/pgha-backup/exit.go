@@ -10,6 +10,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/restore"
+	"github.com/pgha-backup/pgha-backup/retention"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
@@ -57,7 +58,7 @@ func exitCode(err error) int {
 		return f.code
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case is[*restore.PreflightError](err), is[*restore.UnreachableError](err):
+	case is[*restore.PreflightError](err), is[*restore.UnreachableError](err), is[*retention.RefusedError](err):
 		return exitPreflight
 	case is[*restore.NotFoundError](err):
 		return exitNotFound
@@ -65,13 +66,13 @@ func exitCode(err error) int {
 		return exitVerification
 	case is[*config.Error](err), errors.Is(err, storage.ErrNoBucket), errors.Is(err, storage.ErrDenied):
 		return exitConfig
-	case errors.Is(err, catalog.ErrCommitted), is[*catalog.ConflictError](err):
+	case errors.Is(err, catalog.ErrCommitted), errors.Is(err, catalog.ErrExpired), errors.Is(err, storage.ErrExist), is[*catalog.ConflictError](err):
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification
 	case errors.Is(err, catalog.ErrNoBackup), errors.Is(err, storage.ErrNotExist):
 		return exitNotFound
-	case storage.IsRetryable(err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
+	case storage.IsRetryable(err), is[*catalog.UnsteadyError](err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
 		is[*patroni.UnconfirmedError](err):
 		return exitUnreachable
 	}

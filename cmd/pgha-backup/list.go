@@ -78,20 +78,61 @@ func (a *app) surveying(cmd *cobra.Command, run func(context.Context, survey, []
 }
 
 func newListCommand(a *app) *cobra.Command {
-	return a.surveying(&cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}, a.list)
+	var all bool
+	cmd := &cobra.Command{Use: "list", Short: "List the backups and what they can be restored to", Args: exactly()}
+	cmd.Flags().BoolVar(&all, "all", false, "also hidden backups, unfinished runs and holds")
+	return a.surveying(cmd, func(ctx context.Context, s survey, _ []string) error { return a.list(ctx, s, all) })
 }
 
-func (a *app) list(_ context.Context, s survey, _ []string) error {
+// hiddenDocument is a backup that has expired, or a run that never committed.
+type hiddenDocument struct {
+	ID     catalog.BackupID `json:"id"`
+	Run    catalog.RunID    `json:"run,omitempty"`
+	Stored int64            `json:"stored"`
+	Newest time.Time        `json:"newest_object,omitzero"`
+	At     time.Time        `json:"hidden,omitzero"`
+	By     string           `json:"by,omitempty"`
+	Reason string           `json:"reason,omitempty"`
+}
+
+func (a *app) list(ctx context.Context, s survey, all bool) error {
 	document := struct {
-		Cluster string                    `json:"cluster"`
-		System  postgres.SystemIdentifier `json:"system_identifier"`
-		Backups []backupDocument          `json:"backups"`
-		Windows []catalog.Window          `json:"recoverable"`
-	}{s.Info.Scope, s.Info.SystemIdentifier, []backupDocument{}, s.Windows}
+		Cluster    string                    `json:"cluster"`
+		System     postgres.SystemIdentifier `json:"system_identifier"`
+		Backups    []backupDocument          `json:"backups"`
+		Windows    []catalog.Window          `json:"recoverable"`
+		Unreadable []catalog.Finding         `json:"unreadable,omitempty"`
+		Hidden     []hiddenDocument          `json:"hidden,omitempty"`
+		Unfinished []hiddenDocument          `json:"unfinished,omitempty"`
+		Holds      []catalog.Hold            `json:"holds,omitempty"`
+	}{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Backups: []backupDocument{}, Windows: s.Windows}
 	for _, b := range s.Backups {
 		document.Backups = append(document.Backups, describe(b))
 	}
-	return a.print(document, func() error { return a.listTable(s) })
+	for _, u := range s.Unreadable {
+		document.Unreadable = append(document.Unreadable, u.Finding())
+	}
+	if all {
+		inventory, err := s.repository.Inventory(ctx)
+		if err != nil {
+			return err
+		}
+		document.Holds = inventory.Holds
+		for _, b := range inventory.Backups {
+			if m, e := b.Manifest, b.Expired; m != nil && e != nil {
+				document.Hidden = append(document.Hidden, hiddenDocument{ID: b.ID, Run: m.Run, Stored: m.Stored, At: e.At, By: e.By, Reason: e.Reason})
+			}
+			for _, run := range b.Unfinished() {
+				document.Unfinished = append(document.Unfinished, hiddenDocument{ID: b.ID, Run: run.Run, Stored: run.Size, Newest: run.Newest.UTC()})
+			}
+		}
+	}
+	return a.print(document, func() error {
+		if err := a.listTable(s); err != nil || !all {
+			return err
+		}
+		return a.listAll(document.Hidden, document.Unfinished, document.Holds)
+	})
 }
 
 func (a *app) listTable(s survey) error {
@@ -101,8 +142,17 @@ func (a *app) listTable(s survey) error {
 		t.add(string(m.ID), string(m.Type), m.Member, clock(m.StopTime), m.StopTime.Sub(m.StartTime).Round(time.Second).String(),
 			byteCount(m.Bytes), byteCount(m.Stored), fmt.Sprint(uint32(m.StopTLI)), string(b.State))
 	}
+	for _, u := range s.Unreadable {
+		if u.Backup != "" {
+			t.add(string(u.Backup), "", "", "", "", "", "", "", "unreadable")
+		}
+	}
 	if err := t.print(a.stdout); err != nil {
 		return err
+	}
+	for _, u := range s.Unreadable {
+		f := u.Finding()
+		fmt.Fprintf(a.stdout, " Unreadable: %s: %s\n", f.Object, f.Problem)
 	}
 	for _, line := range a.windows(s) {
 		fmt.Fprintf(a.stdout, " Recoverable: %s\n", line)

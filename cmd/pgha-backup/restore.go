@@ -105,7 +105,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		a.log.Warn("pg_verifybackup will not judge the copy", "why", err)
 	}
 	if ground.State == restore.Replaced && !f.yes {
-		if err := a.confirm(a.config.Cluster.Scope, ground); err != nil {
+		if err := a.confirmReplace(ground); err != nil {
 			return err
 		}
 	}
@@ -113,6 +113,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
+	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
 	backup, err := repository.Open(ctx, plan.Backup)
 	if err != nil {
 		return err
@@ -183,16 +184,21 @@ func (a *app) announce(plan restore.Plan, f restoreFlags) {
 	}
 }
 
-// confirm asks a person for the name of the cluster whose directory is given up.
-func (a *app) confirm(scope string, ground restore.Ground) error {
-	host, _ := os.Hostname()
-	fmt.Fprintf(a.stderr, "On %s, the stopped cluster %s in %s will be REPLACED", host, scope, ground.PGDATA)
+// confirmReplace asks before the stopped cluster in the directory is given up.
+func (a *app) confirmReplace(ground restore.Ground) error {
+	what := fmt.Sprintf("the stopped cluster %s in %s will be REPLACED", a.config.Cluster.Scope, ground.PGDATA)
 	if len(ground.Cleared) > 0 {
-		fmt.Fprintf(a.stderr, ", with its tablespaces %s", strings.Join(ground.Cleared, ", "))
+		what += ", with its tablespaces " + strings.Join(ground.Cleared, ", ")
 	}
-	fmt.Fprintf(a.stderr, ".\nType the cluster's name to go on: ")
+	return a.confirm(what)
+}
+
+// confirm says what will be destroyed and asks a person for the cluster's name.
+func (a *app) confirm(what string) error {
+	host, _ := os.Hostname()
+	fmt.Fprintf(a.stderr, "On %s, %s.\nType the cluster's name to go on: ", host, what)
 	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if strings.TrimSpace(line) != scope {
+	if strings.TrimSpace(line) != a.config.Cluster.Scope {
 		return fail(exitPreflight, "type the name as it is shown, or pass --yes", "not confirmed: nothing was changed")
 	}
 	return nil

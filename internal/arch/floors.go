@@ -22,7 +22,7 @@ const module = "github.com/pgha-backup/pgha-backup"
 // all, where blank lines, comments and what only tests use do not count.
 const (
 	maxFile    = 500
-	maxPackage = 3_000
+	maxPackage = 3_500
 	maxTotal   = 22_000
 )
 

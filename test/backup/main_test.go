@@ -87,6 +87,8 @@ type world struct {
 	bucket storage.Bucket
 	env    []string
 	pusher string
+	// streamed backups come over the replication protocol, files are not looked at.
+	streamed bool
 }
 
 func newWorld(t *testing.T, o lab.PGOptions, local bool) *world {
@@ -178,7 +180,7 @@ func (w *world) take(name codec.Name, o backup.Options) (catalog.Manifest, *cata
 			warning(text)
 		}
 	}
-	m, err := backup.Take(ctx, backup.Source{Server: s, PGDATA: w.pg.DataDir, Member: "one"}, repository, o)
+	m, err := backup.Take(ctx, backup.Source{Server: s, Streamed: w.streamed, PGDATA: w.pg.DataDir, Member: "one"}, repository, o)
 	return m, repository, err
 }
 
