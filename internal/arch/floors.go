@@ -56,6 +56,7 @@ var floors = map[string]int{
 	"postgres":            0,
 	"internal/codec":      0,
 	"internal/atomicfile": 0,
+	"internal/backoff":    1,
 	"internal/living":     0,
 	"internal/arch":       0,
 }
