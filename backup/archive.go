@@ -197,7 +197,7 @@ func (a *archiveWait) segments(s span) (all []postgres.Segment) {
 // segment, at or after the last position: it begins with the same WAL, and the old
 // leader will never archive its own (R15).
 func (a *archiveWait) forked(ctx context.Context, s span) (postgres.WALFile, bool, error) {
-	histories, err := a.repository.Histories(ctx)
+	histories, _, err := a.repository.Histories(ctx)
 	if err != nil {
 		return postgres.WALFile{}, false, err
 	}

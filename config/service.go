@@ -77,7 +77,7 @@ type Retention struct {
 	Schedule string `yaml:"schedule"`
 }
 
-// Policy is what is kept.
+// Policy is the same in the words of who expires.
 func (r Retention) Policy() retention.Policy {
 	return retention.Policy{Keep: r.Keep, Window: r.Window, Daily: r.Daily, Weekly: r.Weekly, Monthly: r.Monthly, Yearly: r.Yearly,
 		Minimum: r.Minimum, WALFull: r.WALFull, Grace: r.Grace, Garbage: r.Garbage}
@@ -157,6 +157,7 @@ func (k *checker) retention(r Retention) {
 		"keeps nothing but the minimum; give keep, window, or some of daily, weekly, monthly and yearly")
 	k.want(r.Garbage > k.Backup.WALTimeout, "retention.garbage", "%s is not more than backup.wal_timeout, %s: a backup that waits for its WAL would be taken for garbage",
 		durationText(r.Garbage), durationText(k.Backup.WALTimeout))
+	k.want(r.Garbage >= time.Hour || r.Garbage <= k.Backup.WALTimeout, "retention.garbage", "%s: want at least 1h, a run may be under way", durationText(r.Garbage))
 	if r.Schedule != "" {
 		k.timetable("retention.schedule", r.Schedule)
 	}

@@ -215,3 +215,30 @@ func TestAfterlife(t *testing.T) {
 		}
 	})
 }
+
+// A parent that was hidden before its child waits for it.
+func TestChildrenFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.wal(1)
+		parent := w.backup(1, "")
+		child := w.backup(1, parent.ID)
+		w.backup(1, "")
+		policy := Policy{Keep: 1, Grace: time.Hour, Garbage: 48 * time.Hour}
+		_, out, err := w.expire(w.store, policy)
+		if w.must(err); len(out.Hidden) != 2 {
+			t.Fatalf("%+v", out)
+		}
+		w.must(w.repo(w.store).Hold(t.Context(), catalog.Hold{Backup: child.ID, Name: "hold", Reason: "why", By: "me", Until: time.Now().Add(time.Minute)}))
+		time.Sleep(2 * time.Hour)
+		plan, out, err := w.expire(w.store, policy)
+		if w.must(err); len(out.Removed) != 0 || plan.Backups[0].Action != Wait || !w.look().good(child) {
+			t.Errorf("%+v", plan.Backups)
+		}
+		time.Sleep(2 * time.Hour)
+		_, out, err = w.expire(w.store, policy)
+		if w.must(err); !slices.Equal(out.Removed, []catalog.BackupID{child.ID, parent.ID}) {
+			t.Errorf("%+v", out)
+		}
+	})
+}

@@ -122,6 +122,7 @@ func (a *app) bootstrap(ctx context.Context, target targetFlags, f bootstrapFlag
 	if err != nil {
 		return err
 	}
+	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
 	backup, err := repository.Open(ctx, plan.Backup)
 	if err != nil {
 		return err

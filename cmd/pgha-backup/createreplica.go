@@ -91,6 +91,7 @@ func (a *app) replica(ctx context.Context, f replicaFlags) error {
 	for _, note := range plan.Notes {
 		a.log.Warn(note)
 	}
+	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
 	backup, err := repository.Open(ctx, plan.Backup)
 	if err != nil {
 		return err

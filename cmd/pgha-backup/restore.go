@@ -113,12 +113,11 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
+	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
 	backup, err := repository.Open(ctx, plan.Backup)
 	if err != nil {
 		return err
 	}
-	release := repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)
-	defer release()
 	began := time.Now()
 	progress := newShow(a.stderr)
 	err = restore.Execute(ctx, backup, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
