@@ -130,8 +130,8 @@ func (s *service) see(t cluster.Topology, err error) {
 	case err != nil:
 		s.event(slog.LevelWarn, "leader.unconfirmed", "nobody may be taken for the leader; schedules wait", "error", err)
 	}
-	if t.SystemIdentifier != before.SystemIdentifier {
-		s.surveyAgain() // which repository is meant is known now, or another
+	if t.SystemIdentifier != before.SystemIdentifier || t.Leader != before.Leader {
+		s.surveyAgain() // which repository is meant is known now, or who may begin it
 	}
 	if t.Leader != before.Leader {
 		s.event(slog.LevelInfo, "leader.changed", "the leader changed", "from", before.Leader, "to", t.Leader)

@@ -216,7 +216,7 @@ func (w *world) backupHost(d *daemons) {
 	state := run.Mkdir(lab.UserInfra, 0o700, "backup-host")
 	_, repository, _ := strings.Cut(w.config(leader, w.s3.Endpoint), "repositories:")
 	text := fmt.Sprintf("cluster: {scope: %s, member: host, state_dir: %s, dsn: 'host=%s user=postgres dbname=postgres password=%s'}\npatroni: {etcd: {endpoints: [%s]}}\nrepositories:%s",
-		w.cluster.Scope, state, leader.Host, lab.Password, strings.Join(w.cluster.Etcd.Endpoints(), ", "), repository) +
+		w.cluster.Scope, state, leader.Host, lab.Password, "http://"+strings.Join(w.cluster.Etcd.Endpoints(), ", http://"), repository) +
 		strings.ReplaceAll(often, "{host}:8018", leader.Host+":8019")
 	config := run.WriteFile(lab.UserInfra, 0o600, text, "pgha-host.yaml")
 	d.running["host"] = run.Start(lab.UserInfra, "daemon-host", nil, w.binary, "--config", config, "daemon")
