@@ -453,3 +453,37 @@ func TestAnyFailures(t *testing.T) {
 		})
 	}
 }
+
+// Expiry is done by one daemon, and by the next one when that is gone; the others do
+// not take it for missed.
+func TestExpiryIsDoneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		done := map[string]int{}
+		for _, name := range []string{"n1", "n2", "n3"} {
+			n := w.start(name, minutely("replica"))
+			defer n.end()
+			n.config.Retention.Schedule = "@every 1m"
+			n.expire = func(context.Context) ([]any, error) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				done[name]++
+				return nil, nil
+			}
+			n.schedule()
+		}
+		time.Sleep(3*time.Minute + 30*time.Second)
+		w.kill("n1")
+		time.Sleep(3 * time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if done["n1"] != 3 || done["n2"] < 2 || done["n3"] > 0 {
+			t.Errorf("expired by %v", done)
+		}
+		for _, state := range w.daemons["n3"].runner.States() {
+			if state.Job == expireJob && state.Last.Result != scheduler.Succeeded {
+				t.Errorf("n3 has %+v", state.Last)
+			}
+		}
+	})
+}
