@@ -37,6 +37,9 @@ func newExpireCommand(a *app) *cobra.Command {
 }
 
 func (a *app) expire(ctx context.Context, given string, planOnly, yes bool) error {
+	if a.format == "json" && !planOnly && !yes {
+		return usage("--format json asks no questions: want --plan or --yes")
+	}
 	repository, system, err := a.chosen(ctx, given)
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ func TestExpireHoldRelease(t *testing.T) {
 	printed := want(0, "", plan, "expire", "--plan")
 	want(4, "will be HIDDEN and REMOVED as the plan says.\nType the cluster's name to go on: error: not confirmed: nothing was changed\n"+
 		"hint: type the name as it is shown, or pass --yes\n", plan, "expire")
+	want(2, "error: --format json asks no questions: want --plan or --yes\n", nil, "expire", "--format", "json")
 	if !maps.Equal(before, h.files()) {
 		t.Error("a plan changed something")
 	}
