@@ -14,7 +14,7 @@ AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCH
 UNIT     = $$(go list ./... | grep -v '/test/')
 FUZZTIME ?= 10s
 
-.PHONY: help build demo demo-clean test unit check bench fuzz deps clean
+.PHONY: help build demo demo-clean test unit check bench campaign fuzz deps clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -30,7 +30,10 @@ build: deps ## bin/pgha-backup and its companions
 demo: build ## a cluster, a backup, a disaster and the way back, told as a story
 	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
 
-demo-clean: ## remove what a demo that was kept has left
+demo-campaign: build ## leaders exchanged in every phase of a backup, for an hour; CAMPAIGN='-rounds 20 -seed 7' for more
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 12h -v -run '^TestCampaign$$' ./test/e2e -args $(CAMPAIGN)
+
+clean: ## remove what a demo that was kept has left
 	@$(AS_ROOT)test/demo/clean.sh
 
 unit: deps
@@ -57,6 +60,9 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more
 	@test/deps/bench.sh
 	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
+
+campaign: build ## leaders exchanged in every phase of a backup, for an hour; CAMPAIGN='-rounds 20 -seed 7' for more
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 12h -v -run '^TestCampaign$$' ./test/e2e -args $(CAMPAIGN)
 
 clean: ## remove what was built here
 	rm -rf bin .cache

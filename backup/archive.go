@@ -22,9 +22,8 @@ type archiveWait struct {
 	stall, limit time.Duration
 	waiting      func(string)
 	warn         func(string)
-	lost         bool // the server does not answer any more
-	// left tells that the timeline waited for may have been left by whoever leads now.
-	left bool
+	lost         bool // the server does not answer any more, or follows another one
+	left         bool // the server writes on a later timeline than the one waited for
 }
 
 // span is the WAL from one position to another on one timeline.
@@ -134,7 +133,7 @@ func (a *archiveWait) ask(ctx context.Context, last server.Archiver) server.Arch
 		if ctx.Err() == nil {
 			a.warn(fmt.Sprintf("the server is gone while its WAL is waited for: %v", err))
 		}
-		a.lost, a.left = true, true
+		a.lost = true
 		return last
 	}
 	return archiver
@@ -171,7 +170,7 @@ func (a *archiveWait) missing(ctx context.Context, s span) ([]postgres.WALFile, 
 		if have[seg] {
 			continue
 		}
-		if a.left && seg == a.last(s) {
+		if (a.lost || a.left) && seg == a.last(s) {
 			if _, ok, err := a.forked(ctx, s); err != nil || ok {
 				return missing, err
 			}
@@ -198,7 +197,7 @@ func (a *archiveWait) segments(s span) (all []postgres.Segment) {
 // segment, at or after the last position: it begins with the same WAL, and the old
 // leader will never archive its own (R15).
 func (a *archiveWait) forked(ctx context.Context, s span) (postgres.WALFile, bool, error) {
-	histories, err := a.repository.Histories(ctx)
+	histories, _, err := a.repository.Histories(ctx)
 	if err != nil {
 		return postgres.WALFile{}, false, err
 	}

@@ -44,7 +44,7 @@ func testWait(t *testing.T, files ...archived) *archiveWait {
 		}
 	}
 	// The server is gone: what is archived is all there will be.
-	return &archiveWait{repository: r, size: segmentSize, stall: time.Minute, limit: time.Hour, lost: true, left: true,
+	return &archiveWait{repository: r, size: segmentSize, stall: time.Minute, limit: time.Hour, lost: true,
 		waiting: func(string) {}, warn: func(text string) { t.Log(text) }}
 }
 

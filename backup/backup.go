@@ -45,10 +45,10 @@ type take struct {
 }
 
 // Take takes a full backup of a running primary, or of a standby if the source knows
-// its leader, and commits it. It is a
-// *PreflightError if nothing was changed. After any other error nothing was
-// committed either: what the run has stored is garbage for expiry to remove. An
-// error after the start ends the session of source.Server, and backup mode with it.
+// its leader, and commits it. The error is a *PreflightError if nothing was changed.
+// After any other one nothing was committed either: what the run has stored is
+// garbage for expiry to remove. An error after the start ends the session of
+// source.Server, and backup mode with it.
 func Take(ctx context.Context, source Source, repository *catalog.Repository, options Options) (catalog.Manifest, error) {
 	t := &take{source: source, repository: repository, options: options.withDefaults()}
 	defer t.leave()

@@ -122,7 +122,7 @@ func (t *take) settleEnd(ctx context.Context, control postgres.ControlData) erro
 		return fmt.Errorf("pg_control of the standby says %q, which a restored copy would refuse", control.State)
 	}
 	end, tli := control.MinRecovery, control.MinRecoveryTimeline
-	if end < t.label.CheckpointLSN || end > t.ended.LSN || tli < t.began.Timeline {
+	if end <= t.label.CheckpointLSN || end > t.ended.LSN || tli < t.began.Timeline {
 		return fmt.Errorf("pg_control makes the copy consistent at %s on timeline %d, the backup began at %s on %d and ended at %s: is %s the server's storage, without a cache between?",
 			end, uint32(tli), t.label.CheckpointLSN, uint32(t.began.Timeline), t.ended.LSN, t.facts.DataDirectory)
 	}

@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -86,6 +88,52 @@ func TestSpans(t *testing.T) {
 		}
 		if got := spans(wal, segmentSize); !slices.Equal(got, c.spans) {
 			t.Errorf("%s: %v, want %v", name, got, c.spans)
+		}
+	}
+}
+
+// The end is what the copied pg_control says, along the timelines to it; a
+// pg_control that cannot be that of this backup is refused.
+func TestSettleEnd(t *testing.T) {
+	const mib = postgres.LSN(segmentSize)
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "pg_wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"00000003.history": "1\t0/100000\tx\n2\t0/500064\ty\n", "00000004.history": "1\t0/200000\tx\n"} {
+		if err := os.WriteFile(filepath.Join(dir, "pg_wal", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		control postgres.ControlData
+		fails   string
+		wal     []postgres.WALRange
+	}{
+		"pg_backup_stop came later": {postgres.ControlData{State: postgres.StateInArchiveRecovery, MinRecovery: 5 * mib, MinRecoveryTimeline: 2}, "",
+			[]postgres.WALRange{{Timeline: 2, Start: 3 * mib, End: 5 * mib}}},
+		"followed": {postgres.ControlData{State: postgres.StateInArchiveRecovery, MinRecovery: 6 * mib, MinRecoveryTimeline: 3}, "",
+			[]postgres.WALRange{{Timeline: 2, Start: 3 * mib, End: 5*mib + 100}, {Timeline: 3, Start: 5*mib + 100, End: 6 * mib}}},
+		"a stranger's timeline": {postgres.ControlData{State: postgres.StateInArchiveRecovery, MinRecovery: 6 * mib, MinRecoveryTimeline: 4},
+			"the standby followed to timeline 4: 00000004.history does not go back to 0/300000 on timeline 2", nil},
+		"no history": {postgres.ControlData{State: postgres.StateInArchiveRecovery, MinRecovery: 6 * mib, MinRecoveryTimeline: 5},
+			"the standby followed to timeline 5: open " + dir + "/pg_wal/00000005.history: no such file or directory", nil},
+		"in production": {postgres.ControlData{State: postgres.StateInProduction, MinRecovery: 5 * mib, MinRecoveryTimeline: 2},
+			`pg_control of the standby says "in production", which a restored copy would refuse`, nil},
+		"before the checkpoint": {postgres.ControlData{State: postgres.StateInArchiveRecovery, MinRecovery: 4 * mib, MinRecoveryTimeline: 2},
+			"pg_control makes the copy consistent at 0/400000 on timeline 2, the backup began at 0/400000 on 2 and ended at 0/600000: is " + dir + " the server's storage, without a cache between?", nil},
+		"of a later time": {postgres.ControlData{State: postgres.StateInArchiveRecovery, MinRecovery: 6*mib + 1, MinRecoveryTimeline: 2},
+			"pg_control makes the copy consistent at 0/600001 on timeline 2, the backup began at 0/400000 on 2 and ended at 0/600000: is " + dir + " the server's storage, without a cache between?", nil},
+	} {
+		b := &take{source: Source{PGDATA: dir}, facts: server.Facts{DataDirectory: dir}, began: server.Start{LSN: 3 * mib, Timeline: 2}, ended: server.Stop{LSN: 6 * mib}, label: postgres.BackupLabel{CheckpointLSN: 4 * mib}}
+		err := b.settleEnd(t.Context(), c.control)
+		switch {
+		case err != nil || c.fails != "":
+			if err == nil || err.Error() != c.fails {
+				t.Errorf("%s: %v\nwant %s", name, err, c.fails)
+			}
+		case b.ended.LSN != c.control.MinRecovery || !slices.Equal(b.wal, c.wal):
+			t.Errorf("%s: ended at %s by %v", name, b.ended.LSN, b.wal)
 		}
 	}
 }

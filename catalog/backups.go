@@ -46,13 +46,23 @@ func (r *Repository) Manifest(ctx context.Context, id BackupID) (Manifest, error
 
 // Backups reads every manifest that has no tombstone, oldest first by stop LSN's
 // time in the manifest, never by an object's age. One unreadable manifest is an
-// error: a list with holes would mislead whoever deletes or restores by it.
+// error: a list with holes would mislead whoever deletes by it.
 func (r *Repository) Backups(ctx context.Context) ([]Manifest, error) {
+	found, broken, err := r.ReadableBackups(ctx)
+	if err == nil && len(broken) > 0 {
+		return nil, broken[0].Err
+	}
+	return found, err
+}
+
+// ReadableBackups is Backups for who only reads: one unreadable manifest must not
+// take the other backups away.
+func (r *Repository) ReadableBackups(ctx context.Context) (found []Manifest, broken []Unreadable, err error) {
 	var ids []BackupID
 	expired := map[BackupID]bool{}
 	for object, err := range r.bucket.List(ctx, r.keys.backups(), "") {
 		if err != nil {
-			return nil, fmt.Errorf("list backups: %w", err)
+			return nil, nil, fmt.Errorf("list backups: %w", err)
 		}
 		name, rest, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.backups())), "/")
 		id, err := ParseBackupID(name)
@@ -66,19 +76,19 @@ func (r *Repository) Backups(ctx context.Context) ([]Manifest, error) {
 			expired[id] = true
 		}
 	}
-	var found []Manifest
 	for _, id := range ids {
 		if expired[id] {
 			continue
 		}
 		m, err := r.Manifest(ctx, id)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			found = append(found, m)
+		} else if err := (*unreadables)(&broken).add(id, r.keys.backup(id, manifestName), err); err != nil {
+			return nil, nil, err
 		}
-		found = append(found, m)
 	}
 	slices.SortStableFunc(found, func(a, b Manifest) int { return a.StopTime.Compare(b.StopTime) })
-	return found, nil
+	return found, broken, nil
 }
 
 // Open reads a backup's index and checks it against the manifest.

@@ -29,7 +29,14 @@ type Resolution struct {
 type resolutions struct {
 	mu     sync.Mutex
 	read   time.Time
-	byFile map[string]string // WAL file name -> sha256 that counts
+	byFile map[string]decision // by the name of the WAL file
+}
+
+// decision is the sha256 that counts, or why nobody knows; neither where nobody has
+// said. Only who reads this very file is told.
+type decision struct {
+	sha string
+	err error
 }
 
 const resolutionsAge = 10 * time.Second
@@ -41,11 +48,11 @@ func (r *Repository) walKey(ctx context.Context, file postgres.WALFile) (storage
 		return "", err
 	}
 	key := r.keys.wal(file)
-	sha, ok := resolved[file.String()]
-	if !ok {
-		return key, nil
+	decided, ok := resolved[file.String()]
+	if !ok || decided.err != nil {
+		return key, decided.err
 	}
-	kept := r.keys.conflict(file, sha)
+	kept := r.keys.conflict(file, decided.sha)
 	switch _, err := r.bucket.Head(ctx, kept); {
 	case err == nil:
 		return kept, nil
@@ -56,45 +63,46 @@ func (r *Repository) walKey(ctx context.Context, file postgres.WALFile) (storage
 	}
 }
 
-func (r *Repository) resolutions(ctx context.Context) (map[string]string, error) {
+func (r *Repository) resolutions(ctx context.Context) (map[string]decision, error) {
 	r.resolved.mu.Lock()
 	defer r.resolved.mu.Unlock()
 	if r.resolved.byFile != nil && time.Since(r.resolved.read) < resolutionsAge {
 		return r.resolved.byFile, nil
 	}
-	files, err := r.conflicts(ctx)
+	files, _, err := r.conflicts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	maps.DeleteFunc(files, func(_, sha string) bool { return sha == "" })
+	maps.DeleteFunc(files, func(_ string, d decision) bool { return d.sha == "" && d.err == nil })
 	r.resolved.byFile, r.resolved.read = files, time.Now()
 	return files, nil
 }
 
-// conflicts are all WAL files of which two contents are kept, with the sha256 that
-// counts; "" where nobody has said.
-func (r *Repository) conflicts(ctx context.Context) (map[string]string, error) {
-	files := map[string]string{}
+// conflicts are all WAL files of which two contents are kept, with what was decided.
+func (r *Repository) conflicts(ctx context.Context) (files map[string]decision, broken []Unreadable, err error) {
+	files = map[string]decision{}
 	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
 		if err != nil {
-			return nil, fmt.Errorf("list WAL conflicts: %w", err)
+			return nil, nil, fmt.Errorf("list WAL conflicts: %w", err)
 		}
 		file, name, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
-		var resolution Resolution
+		files[file] = decision{} // "resolved" sorts after every hash
 		if name == "resolved" {
-			if err := r.readDocument(ctx, object.Key, 1<<16, &resolution); err != nil {
-				return nil, err
+			var resolution Resolution
+			err := r.readDocument(ctx, object.Key, 1<<16, &resolution)
+			files[file] = decision{resolution.SHA256, err}
+			if err := (*unreadables)(&broken).add("", object.Key, err); err != nil {
+				return nil, nil, err
 			}
 		}
-		files[file] = resolution.SHA256 // "resolved" sorts after every hash
 	}
-	return files, nil
+	return files, broken, nil
 }
 
 // Conflicts names the WAL files of which two contents are kept and nobody has said
 // yet which one counts.
-func (r *Repository) Conflicts(ctx context.Context) ([]string, error) {
-	files, err := r.conflicts(ctx)
-	maps.DeleteFunc(files, func(_, sha string) bool { return sha != "" })
-	return slices.Sorted(maps.Keys(files)), err
+func (r *Repository) Conflicts(ctx context.Context) (names []string, broken []Unreadable, err error) {
+	files, broken, err := r.conflicts(ctx)
+	maps.DeleteFunc(files, func(_ string, d decision) bool { return d.sha != "" || d.err != nil })
+	return slices.Sorted(maps.Keys(files)), broken, err
 }

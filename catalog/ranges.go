@@ -38,8 +38,11 @@ type TimelineWAL struct {
 type Archive struct {
 	SegmentSize postgres.SegmentSize
 	Timelines   []TimelineWAL // ascending
-	histories   map[postgres.TimelineID]postgres.TimelineHistory
-	expired     []Range // holes that expiry made
+	// Unreadable are histories that are there and cannot be read: what follows from
+	// the rest is not all, and nothing is deleted by it.
+	Unreadable []Unreadable
+	histories  map[postgres.TimelineID]postgres.TimelineHistory
+	expired    []Range // holes that expiry made
 }
 
 // Archive lists the whole archive: storage.ErrNotExist if there is none yet.
@@ -48,7 +51,7 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 	if err != nil {
 		return Archive{}, err
 	}
-	histories, err := r.Histories(ctx)
+	histories, broken, err := r.Histories(ctx)
 	if err != nil {
 		return Archive{}, err
 	}
@@ -73,6 +76,7 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 		return Archive{}, err
 	}
 	a := newArchive(info.SegmentSize, listed, histories)
+	a.Unreadable = broken
 	a.forgive(expired)
 	return a, nil
 }

@@ -22,6 +22,8 @@ type Survey struct {
 	Windows []Window
 	// Conflicts are WAL files of which two contents are kept, undecided.
 	Conflicts []string
+	// Unreadable are manifests, histories and resolutions that are there and say nothing.
+	Unreadable []Unreadable
 }
 
 // Surveyed is a backup with what the archive lacks of it.
@@ -59,16 +61,18 @@ func (r *Repository) Survey(ctx context.Context) (Survey, error) {
 	if s.Info, err = r.Info(ctx); err != nil {
 		return s, err
 	}
-	backups, err := r.Backups(ctx)
+	backups, broken, err := r.ReadableBackups(ctx)
 	if err != nil {
 		return s, err
 	}
 	if s.Archive, err = r.Archive(ctx); err != nil {
 		return s, err
 	}
-	if s.Conflicts, err = r.Conflicts(ctx); err != nil {
+	var unresolved []Unreadable
+	if s.Conflicts, unresolved, err = r.Conflicts(ctx); err != nil {
 		return s, err
 	}
+	s.Unreadable = slices.Concat(broken, s.Archive.Unreadable, unresolved)
 	for _, m := range backups {
 		s.Backups = append(s.Backups, s.Archive.judge(m))
 	}
@@ -157,6 +161,11 @@ func (s Survey) Find(name string) (Surveyed, error) {
 		}
 		if name != "" && strings.HasPrefix(string(b.Manifest.ID), name) {
 			found = append(found, b)
+		}
+	}
+	for _, u := range s.Unreadable {
+		if len(found) == 0 && name != "" && strings.HasPrefix(string(u.Backup), name) {
+			return Surveyed{}, fmt.Errorf("backup %s cannot be read: %w", u.Backup, u.Err)
 		}
 	}
 	switch len(found) {

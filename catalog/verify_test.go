@@ -212,14 +212,31 @@ func TestConflicts(t *testing.T) {
 	if !ok {
 		t.Fatal(err)
 	}
-	if open, err := r.Conflicts(t.Context()); err != nil || !slices.Equal(open, []string{file.String()}) {
+	if open, _, err := r.Conflicts(t.Context()); err != nil || !slices.Equal(open, []string{file.String()}) {
 		t.Fatal(open, err)
 	}
 	if err := r.createDocument(t.Context(), r.keys.resolved(file), Resolution{Format: Format, SHA256: conflict.Ours.SHA256}); err != nil {
 		t.Fatal(err)
 	}
 	again := New(bucket, r.Location(), Options{})
-	if open, err := again.Conflicts(t.Context()); err != nil || len(open) != 0 {
+	if open, _, err := again.Conflicts(t.Context()); err != nil || len(open) != 0 {
 		t.Fatal(open, err)
+	}
+}
+
+// A store that gives trouble makes nothing unreadable: whichever call fails, the
+// survey does.
+func TestSurveyOfATroubledStore(t *testing.T) {
+	inner := mem.New()
+	r, _ := stocked(t, inner)
+	for n := 1; ; n++ {
+		bucket := faulty.New(inner, faulty.Nth(n, faulty.ErrInjected))
+		s, err := New(bucket, r.Location(), Options{}).Survey(t.Context())
+		if len(bucket.Calls()) < n {
+			break
+		}
+		if !errors.Is(err, faulty.ErrInjected) || n > 100 {
+			t.Fatalf("call %d failed: %v, unreadable %v", n, err, s.Unreadable)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -134,7 +135,11 @@ func (r *Repository) history(ctx context.Context, tli postgres.TimelineID) (post
 	if _, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text); err != nil {
 		return postgres.TimelineHistory{}, err
 	}
-	return postgres.ParseTimelineHistory(tli, text.Bytes())
+	h, err := postgres.ParseTimelineHistory(tli, text.Bytes())
+	if err != nil {
+		err = fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
+	}
+	return h, err
 }
 
 // Timelines lists every timeline of which the archive holds a segment or a history.
@@ -154,22 +159,23 @@ func (r *Repository) Timelines(ctx context.Context) ([]postgres.TimelineID, erro
 }
 
 // Histories reads every timeline history in the archive. Timeline 1 has none; where
-// another's is missing, a planner refuses.
-func (r *Repository) Histories(ctx context.Context) (map[postgres.TimelineID]postgres.TimelineHistory, error) {
+// another's is missing or unreadable, a planner refuses.
+func (r *Repository) Histories(ctx context.Context) (found map[postgres.TimelineID]postgres.TimelineHistory, broken []Unreadable, err error) {
 	timelines, err := r.Timelines(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	found := map[postgres.TimelineID]postgres.TimelineHistory{}
+	found = map[postgres.TimelineID]postgres.TimelineHistory{}
 	for _, tli := range timelines {
 		h, err := r.history(ctx, tli)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if err == nil {
+			found[tli] = h
+		} else if err := (*unreadables)(&broken).add("", r.keys.wal(postgres.HistoryFile(tli)), err); err != nil {
+			return nil, nil, err
 		}
-		found[tli] = h
 	}
-	return found, nil
+	return found, broken, nil
 }

@@ -156,7 +156,7 @@ func shipped(t *testing.T, name string, environ ...string) Config {
 
 func TestShippedExamples(t *testing.T) {
 	files, err := filepath.Glob("../configs/*.yaml")
-	if err != nil || len(files) != 3 {
+	if err != nil || len(files) != 4 {
 		t.Fatal(files, err)
 	}
 	for _, file := range files {

@@ -134,7 +134,7 @@ func (w *world) etcd(away error) {
 // start starts a daemon on a member.
 func (w *world) start(name string, c config.Schedule) *node {
 	n := &node{}
-	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: true},
+	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: !strings.HasPrefix(name, "backup")},
 		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{},
 		config: config.Config{Schedules: []config.Schedule{c}, Repositories: []config.Repository{{}}},
 		opener: func(id postgres.SystemIdentifier) *catalog.Repository {
@@ -322,6 +322,41 @@ func TestAnotherTakesOver(t *testing.T) {
 		if got := slices.Collect(maps.Values(w.commits)); !slices.Equal(got, []string{"n3 of n3"}) {
 			t.Error(got)
 		}
+	})
+}
+
+// Two backup hosts would both take it: the claim lets one.
+func TestTheClaimDecides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for _, name := range []string{"backup1", "backup2"} {
+			defer w.start(name, minutely("prefer-replica")).end()
+		}
+		time.Sleep(5*time.Minute + 30*time.Second)
+		if len(w.commits) != 5 || w.double > 0 {
+			t.Errorf("%d for nothing, %v", w.double, w.commits)
+		}
+	})
+}
+
+// A backup ends with its claim, which etcd ends where it has not heard of us for long.
+func TestALostClaimEndsTheBackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.slow = func() time.Duration { return 50 * time.Second }
+		n := w.start("n2", minutely("prefer-replica"))
+		defer n.end()
+		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(65 * time.Second)))
+		w.etcd(errors.New("away"))
+		time.Sleep(15 * time.Second)
+		if len(n.status(time.Now()).Running) != 1 {
+			t.Error("a short absence of etcd ended the backup")
+		}
+		time.Sleep(10 * time.Second)
+		if d := n.status(time.Now()); len(d.Running) != 0 || n.counts.failed != 1 || len(w.commits) > 0 {
+			t.Errorf("the claim is lost, and %+v runs; %+v", d.Running, n.counts)
+		}
+		w.etcd(nil)
 	})
 }
 

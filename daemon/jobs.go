@@ -113,7 +113,9 @@ func (s *service) turn(ctx context.Context, c config.Schedule, at time.Time) (bo
 	if why != "" {
 		return false, why, nil
 	}
-	from, mine, why := assign(situation{Topology: t, Want: want(c, time.Since(at) > c.ReplicaWait), Daemons: all, Me: s.me, Single: s.single(),
+	want := c.Want()
+	want.Waited = time.Since(at) > c.ReplicaWait
+	from, mine, why := assign(situation{Topology: t, Want: want, Daemons: all, Me: s.me, Single: s.single(),
 		Emulated: s.settings().Repository().ConditionalWrites == config.Emulate})
 	if !mine {
 		return false, why, nil

@@ -28,6 +28,10 @@ func Problems(s catalog.Survey, r config.Repository) (all []string) {
 			add("backup %s: its WAL is not complete", b.Manifest.ID)
 		}
 	}
+	for _, u := range s.Unreadable {
+		f := u.Finding()
+		add("%s cannot be read: %s", f.Object, f.Problem)
+	}
 	for _, t := range s.Archive.Timelines {
 		if t.NoHistory {
 			add("archive: %s is missing, timeline %d cannot be followed", postgres.HistoryFile(t.Timeline), uint32(t.Timeline))

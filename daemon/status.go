@@ -9,7 +9,6 @@ import (
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
-	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/scheduler"
 )
@@ -163,11 +162,6 @@ func etcdUp(err error) bool {
 	return err == nil || is[*patroni.UnconfirmedError](err)
 }
 
-// want is what a schedule asks of its source.
-func want(c config.Schedule, waited bool) cluster.SourceWant {
-	return cluster.SourceWant{Policy: cluster.SourcePolicy(c.Source), Tag: c.Tag, MaxLag: int64(c.MaxLag), Waited: waited}
-}
-
 // nextBackup is the earliest of the schedules and who would take it now.
 func (s *service) nextBackup(states []scheduler.State, t cluster.Topology, viewErr error) (next *NextBackup) {
 	for _, schedule := range s.settings().Schedules {
@@ -176,7 +170,7 @@ func (s *service) nextBackup(states []scheduler.State, t cluster.Topology, viewE
 			continue
 		}
 		next = &NextBackup{Schedule: schedule.Name, At: states[i].Next}
-		choice, err := cluster.ChooseSource(t, want(schedule, false))
+		choice, err := cluster.ChooseSource(t, schedule.Want())
 		if err == nil {
 			err = viewErr
 		}

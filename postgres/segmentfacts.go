@@ -21,6 +21,16 @@ type SegmentFacts struct {
 	// in this segment; both zero if none begins here.
 	FirstLSN LSN `json:"first_lsn"`
 	LastLSN  LSN `json:"last_lsn"`
+	// FirstPrev is the start of the record before the first one that begins here, as
+	// that one tells it; zero if none begins here, or if whoever wrote the facts did
+	// not keep it: then nothing is known of Continues and Overwrites either.
+	FirstPrev LSN `json:"first_prev,omitzero"`
+	// Continues is how many bytes, of the record that was open when the segment
+	// before ended, the first page announces.
+	Continues uint32 `json:"continues,omitempty"`
+	// Overwrites tells that the first page gives up the record open before it: a
+	// server that crashed never wrote its rest.
+	Overwrites bool `json:"overwrites,omitempty"`
 	// MinTime and MaxTime bound the times of commit and abort records, prepared
 	// ones too. Zero if there is none. Times are not monotonic in WAL.
 	MinTime time.Time `json:"min_time,omitzero"`
@@ -61,4 +71,5 @@ type Tablespace struct {
 type OpenRecord struct {
 	LSN  LSN    `json:"lsn"`
 	Kind string `json:"kind"`
+	Left uint32 `json:"left,omitempty"` // bytes still to come; zero if not kept
 }

@@ -133,7 +133,7 @@ func TestScanSegmentAgreesWithWaldump(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var first, last LSN
+				var first, prev, last LSN
 				var commits int
 				start, end := file.Segment.Start(1<<20), file.Segment.End(1<<20)
 				for _, d := range dump {
@@ -141,7 +141,7 @@ func TestScanSegmentAgreesWithWaldump(t *testing.T) {
 						continue
 					}
 					if last = d.lsn; first == 0 {
-						first = d.lsn
+						first, prev = d.lsn, d.prev
 					}
 					if k := d.kind(); k.EndsTransaction() {
 						commits++
@@ -150,6 +150,9 @@ func TestScanSegmentAgreesWithWaldump(t *testing.T) {
 				t.Logf("%s %+v", name, f)
 				if f.Open != nil && f.Open.LSN > last {
 					last = f.Open.LSN // pg_waldump shows no record that is not whole
+				}
+				if f.FirstPrev != prev {
+					t.Errorf("%s: the record before the first begins at %s, want %s", name, f.FirstPrev, prev)
 				}
 				if !f.Walked || f.FirstLSN != first || f.LastLSN != last {
 					t.Errorf("%s: first %s last %s, want %s %s", name, f.FirstLSN, f.LastLSN, first, last)
@@ -160,6 +163,69 @@ func TestScanSegmentAgreesWithWaldump(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Real neighbours join, over a fork too, and what two servers wrote on one timeline does not.
+func TestSegmentsJoin(t *testing.T) {
+	eachSample(t, func(t *testing.T, s sample) {
+		parent, child := s.segments(1), s.segments(2)
+		joined := func(names ...string) bool {
+			var before SegmentFacts
+			var last LSN
+			for i, name := range names {
+				f, err := ScanSegment(mustName(t, name), s[name])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i > 0 && !before.Joins(last, f) {
+					return false
+				}
+				if before = f; f.LastLSN != 0 {
+					last = f.LastLSN
+				}
+			}
+			return true
+		}
+		branch := append(parent[:len(parent)-1:len(parent)-1], child...)
+		if !joined(parent...) || !joined(branch...) {
+			t.Errorf("the segments of one server do not join: %v, %v", parent, branch)
+		}
+		if joined(parent[len(parent)-1], child[1]) {
+			t.Errorf("%s joins %s of another server", child[1], parent[len(parent)-1])
+		}
+		if n := len(parent); joined(parent[n-3], parent[n-1]) || joined(parent[0], parent[n-1]) {
+			t.Error("what lies between two segments is not missed")
+		}
+	})
+}
+
+func TestJoins(t *testing.T) {
+	whole := SegmentFacts{Walked: true, LastLSN: 100}
+	open := SegmentFacts{Walked: true, LastLSN: 100, Open: &OpenRecord{LSN: 100, Left: 40}}
+	old := SegmentFacts{Walked: true, LastLSN: 100, Open: &OpenRecord{LSN: 100}}
+	for name, c := range map[string]struct {
+		before, next SegmentFacts
+		last         LSN
+		want         bool
+	}{
+		"follows":                       {whole, SegmentFacts{Walked: true, FirstPrev: 100}, 100, true},
+		"follows another record":        {whole, SegmentFacts{Walked: true, FirstPrev: 92}, 100, false},
+		"continues what was not open":   {whole, SegmentFacts{Walked: true, FirstPrev: 100, Continues: 8}, 100, false},
+		"continues":                     {open, SegmentFacts{Walked: true, FirstPrev: 100, Continues: 40}, 100, true},
+		"continues a longer one":        {open, SegmentFacts{Walked: true, FirstPrev: 100, Continues: 48}, 100, false},
+		"does not continue":             {open, SegmentFacts{Walked: true, FirstPrev: 100}, 100, false},
+		"gives up the open one":         {open, SegmentFacts{Walked: true, FirstPrev: 64, Overwrites: true}, 100, true},
+		"after facts without the rest":  {old, SegmentFacts{Walked: true, FirstPrev: 100, Continues: 40}, 100, true},
+		"facts without the first":       {whole, SegmentFacts{Walked: true}, 100, true},
+		"after what was not walked":     {SegmentFacts{}, SegmentFacts{Walked: true, FirstPrev: 92}, 0, true},
+		"was not walked":                {whole, SegmentFacts{}, 100, true},
+		"after the middle of a record":  {SegmentFacts{Walked: true}, SegmentFacts{Walked: true, FirstPrev: 100, Continues: 8}, 100, true},
+		"after the middle of another's": {SegmentFacts{Walked: true}, SegmentFacts{Walked: true, FirstPrev: 92, Continues: 8}, 100, false},
+	} {
+		if got := c.before.Joins(c.last, c.next); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
 
 func TestTimestamp(t *testing.T) {

@@ -28,7 +28,8 @@ func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
 		}
 		f.note(rec)
 	}
-	f.ValidEnd, f.FirstLSN, f.LastLSN = uint32(w.valid), w.first, w.last
+	f.ValidEnd, f.FirstLSN, f.LastLSN, f.FirstPrev = uint32(w.valid), w.first, w.last, w.firstPrev
+	f.Continues, f.Overwrites = w.continues, w.overwrites
 	switch {
 	case !errors.Is(stop, errSegmentEnd):
 		f.Stop = stop.Error()
@@ -37,10 +38,13 @@ func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
 	case w.switched:
 		f.Stop = fmt.Sprintf("walk %s: bytes other than zero follow the segment switch", name)
 	case w.part.total > 0 && !w.part.blind:
-		f.Open = &OpenRecord{LSN: w.part.start, Kind: w.part.kind()}
+		f.Open = &OpenRecord{LSN: w.part.start, Kind: w.part.kind(), Left: uint32(w.part.total - w.part.have)}
 		f.LastLSN = w.part.start
 		if f.FirstLSN == 0 {
 			f.FirstLSN = w.part.start
+			if w.part.have >= recordHeader {
+				f.FirstPrev = recordPrev(w.part.head[:])
+			}
 		}
 	}
 	return f, nil
@@ -50,6 +54,22 @@ func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
 // was walked to its end, or to a switch followed by zeros.
 func (f SegmentFacts) Complete(size SegmentSize) bool {
 	return f.Walked && (f.Switched || f.ValidEnd == uint32(size))
+}
+
+// Joins tells whether the segment with facts next can follow this one: its first
+// record must name the last that begins here, and its first page go on with what is
+// open here. last is that last record, which may have begun in an earlier segment;
+// zero if it is not known. What was not kept is not compared.
+func (f SegmentFacts) Joins(last LSN, next SegmentFacts) bool {
+	switch {
+	case !f.Walked || !next.Walked || next.FirstPrev == 0 || next.Overwrites:
+		return true
+	case f.Open != nil && f.Open.Left != 0 && f.Open.Left != next.Continues:
+		return false
+	case f.Open == nil && f.LastLSN != 0 && next.Continues != 0:
+		return false
+	}
+	return last == 0 || last == next.FirstPrev
 }
 
 func (f *SegmentFacts) note(r Record) {

@@ -52,6 +52,10 @@ type walWalker struct {
 	switched bool // the last record was XLOG_SWITCH
 	first    LSN  // first and last whole record that begins in this segment
 	last     LSN
+	// Of this segment: what its first record and its first page say of the one before.
+	firstPrev  LSN
+	continues  uint32
+	overwrites bool
 
 	part partialRecord
 }
@@ -90,6 +94,7 @@ func (w *walWalker) open(seg Segment, data []byte) error {
 	}
 	w.head, w.magic, w.seg, w.base, w.data = h, binary.LittleEndian.Uint16(data), seg, h.Address, data
 	w.off, w.page, w.valid, w.switched, w.first, w.last = 0, 0, 0, false, 0, 0
+	w.firstPrev, w.continues, w.overwrites = 0, 0, false
 	return nil
 }
 
@@ -168,6 +173,12 @@ func (w *walWalker) enterPage() error {
 	case p.total > 0 && rem != left:
 		return w.stop("page continues a record with %d bytes left, want %d", rem, left)
 	}
+	if w.off == 0 {
+		w.overwrites = info&pageOverwrites != 0
+		if continues {
+			w.continues = uint32(rem)
+		}
+	}
 	w.began, w.pageTLI = true, tli
 	w.page = w.off + int(w.head.BlockSize)
 	w.off += size
@@ -187,7 +198,7 @@ func (w *walWalker) begin() (rec rawRecord, whole bool, err error) {
 		return rec, false, w.stop("record length %d", total)
 	}
 	if len(here) >= 16 {
-		if prev := LSN(le.Uint64(here[8:])); w.prev != 0 && prev != w.prev || prev >= start {
+		if prev := recordPrev(here); w.prev != 0 && prev != w.prev || prev >= start {
 			return rec, false, w.stop("record follows %s, want %s", prev, w.prev)
 		}
 	}
@@ -215,7 +226,7 @@ func (w *walWalker) finish() (rec rawRecord, blind bool, err error) {
 		return rec, true, nil
 	}
 	le := binary.LittleEndian
-	if prev := LSN(le.Uint64(p.head[8:])); w.prev != 0 && prev != w.prev || !knownRmgr(p.head[17]) {
+	if prev := recordPrev(p.head[:]); w.prev != 0 && prev != w.prev || !knownRmgr(p.head[17]) {
 		return rec, false, w.stop("record at %s follows %s, want %s", p.start, prev, w.prev)
 	}
 	if crc := recordCRC(p.crc, p.head[:]); crc != le.Uint32(p.head[20:]) {
@@ -233,7 +244,7 @@ func (w *walWalker) deliver(start LSN, head, body []byte) rawRecord {
 	if start >= w.base {
 		w.last = start
 		if w.first == 0 {
-			w.first = start
+			w.first, w.firstPrev = start, recordPrev(head)
 		}
 	}
 	rec := rawRecord{start: start, end: w.base + LSN(w.off), kind: kindOf(head[17], head[16])}
@@ -280,5 +291,8 @@ func (p *partialRecord) add(b []byte) {
 func recordCRC(body uint32, header []byte) uint32 {
 	return crc32.Update(body, castagnoli, header[:20])
 }
+
+// recordPrev is xl_prev: where the record before this one begins.
+func recordPrev(header []byte) LSN { return LSN(binary.LittleEndian.Uint64(header[8:])) }
 
 func knownRmgr(id byte) bool { return id <= maxBuiltinRmgr || id >= minCustomRmgr }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -102,6 +103,12 @@ func (f Facts) history(tli postgres.TimelineID) (postgres.TimelineHistory, error
 	}
 	if tli == 1 {
 		return postgres.RootHistory(1), nil
+	}
+	for _, u := range f.Unreadable {
+		if strings.HasSuffix(u.Object, "/"+postgres.HistoryFile(tli).String()) {
+			return h, refuse("look for the same file in the pg_wal of any member, or choose another timeline with --target-timeline",
+				"timeline history %s cannot be read: %s", postgres.HistoryFile(tli), u.Finding().Problem)
+		}
 	}
 	return h, refuse("archive it from the pg_wal of any member, or choose another timeline with --target-timeline",
 		"timeline history %s is not in the archive", postgres.HistoryFile(tli))

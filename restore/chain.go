@@ -21,6 +21,7 @@ type chain struct {
 	ctx     context.Context // of the one plan that this chain is looked at for
 	wal     WAL
 	headers []postgres.SegmentFacts
+	joint   joint // behind the headers
 	// err is the first failure to read. After it nothing is read any more, and what
 	// the methods found does not count.
 	err error
@@ -55,15 +56,22 @@ func (c *chain) index(lsn postgres.LSN) int {
 const headerBatch = 128
 
 // header is what the archive noted about segment i. Seeing one whose log ends
-// before the segment does cuts the chain behind it: nothing can be replayed past it.
+// before the segment does, or that the next one does not go on with, cuts the chain
+// behind it: nothing can be replayed past it.
 func (c *chain) header(i int) postgres.SegmentFacts {
 	for c.err == nil && len(c.headers) <= i && i < len(c.segs) {
 		n := len(c.headers)
 		more, err := c.wal.Headers(c.ctx, c.segs[n:min(len(c.segs), n+headerBatch)])
 		c.err = err
 		for k, h := range more {
+			if i := n + k; i > 0 && !c.joint.facts.Joins(c.joint.last, h) {
+				c.cut(i-1, fmt.Sprintf("%s and %s do not join, two servers wrote them", c.segs[i-1], c.segs[i]))
+				more = more[:k]
+				break
+			}
+			c.joint.note(h)
 			if h.Walked && !h.Complete(c.branch.size) {
-				c.cut(n+k, h)
+				c.cut(n+k, fmt.Sprintf("the log in %s ends at %s, before the segment does", c.segs[n+k], c.segs[n+k].Start(c.branch.size)+postgres.LSN(h.ValidEnd)))
 				more = more[:k+1]
 				break
 			}
@@ -76,8 +84,23 @@ func (c *chain) header(i int) postgres.SegmentFacts {
 	return c.headers[i]
 }
 
-func (c *chain) cut(i int, h postgres.SegmentFacts) {
-	c.short = fmt.Sprintf("the log in %s ends at %s, before the segment does", c.segs[i], c.segs[i].Start(c.branch.size)+postgres.LSN(h.ValidEnd))
+// joint is what the next segment must go on with: the facts of the one before it,
+// and where the last record begins that began before it; zero if not known.
+type joint struct {
+	facts postgres.SegmentFacts
+	last  postgres.LSN
+}
+
+func (j *joint) note(h postgres.SegmentFacts) {
+	j.facts = h
+	if h.LastLSN != 0 || !h.Walked {
+		j.last = h.LastLSN
+	}
+}
+
+// cut ends the chain behind segment i, and says why.
+func (c *chain) cut(i int, short string) {
+	c.short = short
 	if i+1 < len(c.segs) {
 		c.missing, c.behind = c.segs[i], c.segs[i+1]
 		c.segs = c.segs[:i+1]

@@ -45,6 +45,11 @@ func (s search) solve(ctx context.Context, named catalog.BackupID) (solution, er
 				Advice: "a member may still have the missing segment in its pg_wal: archive it from there"}
 			continue
 		}
+		if c.load(c.index(m.StopLSN - 1)); !c.reaches(m.StopLSN) && c.err == nil {
+			refused = &UnreachableError{Target: s.target, Why: fmt.Sprintf("backup %s cannot become consistent: %s", m.ID, c.short),
+				Advice: "find out with pg_waldump which server wrote what; an older backup does not help behind that place"}
+			continue
+		}
 		found, err := s.from(c, m)
 		if err == nil {
 			return found, nil

@@ -17,6 +17,8 @@ type Facts struct {
 	Histories map[postgres.TimelineID]postgres.TimelineHistory
 	// Archived is every segment from the oldest backup on, on any timeline.
 	Archived map[postgres.Segment]bool
+	// Unreadable are manifests and histories that are there and say nothing.
+	Unreadable []catalog.Unreadable
 	// WAL reads what the names alone do not tell.
 	WAL WAL
 }
@@ -39,12 +41,14 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 		return Facts{}, fmt.Errorf("read repository %s: %w", repo.Root(), err)
 	}
 	facts := Facts{SegmentSize: info.SegmentSize, Archived: map[postgres.Segment]bool{}}
-	if facts.Backups, err = repo.Backups(ctx); err != nil {
+	if facts.Backups, facts.Unreadable, err = repo.ReadableBackups(ctx); err != nil {
 		return Facts{}, err
 	}
-	if facts.Histories, err = repo.Histories(ctx); err != nil {
+	var broken []catalog.Unreadable
+	if facts.Histories, broken, err = repo.Histories(ctx); err != nil {
 		return Facts{}, err
 	}
+	facts.Unreadable = append(facts.Unreadable, broken...)
 	source := &archive{repo: repo, entries: map[postgres.Segment]catalog.WALEntry{}, headers: map[postgres.Segment]postgres.SegmentFacts{}}
 	facts.WAL = source
 	if len(facts.Backups) == 0 {

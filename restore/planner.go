@@ -79,11 +79,18 @@ func isRefusal(err error) bool {
 }
 
 func (f Facts) checkBackup(request Request) (notes []string, err error) {
+	for _, u := range f.Unreadable {
+		if u.Backup != "" && u.Backup == request.Backup {
+			return nil, fmt.Errorf("backup %s cannot be read: %w", u.Backup, u.Err)
+		}
+		finding := u.Finding()
+		notes = append(notes, fmt.Sprintf("%s is left out, it cannot be read: %s", finding.Object, finding.Problem))
+	}
 	if len(f.Backups) == 0 {
 		return nil, &NotFoundError{What: "a backup", Advice: "take one with pgha-backup backup"}
 	}
 	if request.Backup == "" {
-		return nil, nil
+		return notes, nil
 	}
 	i := slices.IndexFunc(f.Backups, func(m catalog.Manifest) bool { return m.ID == request.Backup })
 	if i < 0 {

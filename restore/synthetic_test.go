@@ -23,10 +23,11 @@ type synthetic struct {
 	records  map[postgres.TimelineID][]postgres.Record
 	unwalked map[postgres.Segment]bool
 	short    map[postgres.Segment]bool
+	foreign  map[postgres.Segment]bool
 }
 
 func newSynthetic() *synthetic {
-	s := &synthetic{records: map[postgres.TimelineID][]postgres.Record{}, unwalked: map[postgres.Segment]bool{}, short: map[postgres.Segment]bool{}}
+	s := &synthetic{records: map[postgres.TimelineID][]postgres.Record{}, unwalked: map[postgres.Segment]bool{}, short: map[postgres.Segment]bool{}, foreign: map[postgres.Segment]bool{}}
 	s.facts = Facts{SegmentSize: testSegment, Histories: map[postgres.TimelineID]postgres.TimelineHistory{}, Archived: map[postgres.Segment]bool{}, WAL: s}
 	return s
 }
@@ -104,6 +105,7 @@ func (s *synthetic) line(t *testing.T, line string) {
 			s.facts.Archived[seg] = true
 			s.unwalked[seg] = slices.Contains(f, "unwalked")
 			s.short[seg] = slices.Contains(f, "short")
+			s.foreign[seg] = slices.Contains(f, "foreign")
 			s.add(seg.Timeline, postgres.Record{Start: seg.Start(testSegment) + 0x80})
 		}
 	case "at": // at TLI LSN KIND [XID] [TIME] [NAME] [end=LSN]
@@ -170,6 +172,9 @@ func (s *synthetic) Headers(_ context.Context, segments []postgres.Segment) ([]p
 		for _, r := range s.records[seg.Timeline] {
 			if postgres.SegmentAt(seg.Timeline, r.Start, testSegment) != seg {
 				continue
+			}
+			if h.LastLSN = r.Start; s.foreign[seg] && h.FirstPrev == 0 {
+				h.FirstPrev = 1 // no record begins there
 			}
 			switch {
 			case r.End > seg.End(testSegment):

@@ -51,8 +51,12 @@ func Gather(ctx context.Context, repo *catalog.Repository) (f Facts, err error) 
 	if err := sameTimelines(ctx, repo, f.Archive); err != nil {
 		return f, err
 	}
-	if f.Conflicts, err = repo.Conflicts(ctx); err != nil {
+	var broken []catalog.Unreadable
+	if f.Conflicts, broken, err = repo.Conflicts(ctx); err != nil {
 		return f, err
+	}
+	for _, u := range slices.Concat(f.Archive.Unreadable, broken) {
+		return f, fmt.Errorf("nothing is removed while %s cannot be read: %w", u.Object, u.Err)
 	}
 	for _, stored := range inventory.Backups {
 		b := Backup{StoredBackup: stored}

@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,5 +84,23 @@ func TestRemembers(t *testing.T) {
 			t.Errorf("%q", w.events)
 		}
 		w.mu.Unlock()
+	})
+}
+
+// When the job began to be may become known later: what was due before is dropped.
+func TestFromComesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w world
+		r := &Runner{}
+		j := w.job(t, "0 * * * *")
+		var ready atomic.Bool
+		j.Turn = func(context.Context, time.Time) (bool, string, error) { return ready.Load(), "not read yet", nil }
+		runs(t, r, j)
+		until("00:01")
+		j.From = midnight.Add(time.Second)
+		r.SetJobs([]Job{j})
+		ready.Store(true)
+		until("01:30")
+		w.want(t, "01:00 run 01:00")
 	})
 }

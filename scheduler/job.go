@@ -17,7 +17,7 @@ type Job struct {
 	From time.Time
 	// LatestStart is how long after its time an attempt may still begin; 0: until the next time.
 	LatestStart time.Duration
-	Attempts    int           // at a time, by this Runner; 0: one
+	Attempts    int           // at a time, by this Runner; 0: as many as it takes
 	Delay       time.Duration // between two attempts
 	Ceiling     time.Duration // wall clock of one attempt; 0: none
 	// Horizon is for how long after a time it can be told that it was not done. Times

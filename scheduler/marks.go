@@ -39,7 +39,7 @@ func readMarks(path string, log *slog.Logger) *marks {
 	}
 	if m.all == nil || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		m.all = map[string]mark{}
-		log.Warn("what was scheduled before is not known", "file", path, "error", err)
+		log.Warn("what was scheduled before is not known", "event", "schedule.unmarked", "file", path, "error", err)
 	}
 	return m
 }
@@ -67,7 +67,7 @@ func (m *marks) set(job string, k mark) {
 		err = atomicfile.Write(m.path, append(data, '\n'), 0o600)
 	}
 	if err != nil {
-		m.log.Warn("what was scheduled is not remembered", "file", m.path, "error", err)
+		m.log.Warn("what was scheduled is not remembered", "event", "schedule.unmarked", "file", m.path, "error", err)
 	}
 }
 

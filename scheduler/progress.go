@@ -31,6 +31,9 @@ func (p *progress) advance(j Job, now time.Time) {
 	if p.changed || due.IsZero() || due.After(now) || !j.Timetable.Next(due).After(now) {
 		due, ok = Due(j.Timetable, now)
 	}
+	if !p.at.IsZero() && p.at.Before(j.From) { // From has become known since
+		*p = progress{}
+	}
 	if !ok || due.Before(j.From) {
 		return
 	}

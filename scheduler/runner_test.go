@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,14 +173,14 @@ func TestAttempts(t *testing.T) {
 		runs(t, r, j)
 		until("01:02")
 		s := state(t, r, "test")
-		if !s.Due.Equal(midnight.Add(time.Hour)) || s.Tries != 1 || s.Waits != "attempt 1 of 2 failed: no space" || s.Last.Result != Failed || s.Last.Error != "no space" {
+		if !s.Due.Equal(midnight.Add(time.Hour)) || s.Tries != 1 || s.Waits != "attempt 1 failed: no space" || s.Last.Result != Failed || s.Last.Error != "no space" {
 			t.Errorf("%+v", s)
 		}
 		until("01:59")
 		w.want(t, "01:00 run 01:00", "01:00 run 01:05")
 		until("02:01") // the next time has its own attempts
 		w.want(t, "01:00 run 01:00", "01:00 run 01:05",
-			"01:00 missed: the next time has come before it was done; it waited because: attempt 2 of 2 failed: no space", "02:00 run 02:00")
+			"01:00 missed: the next time has come before it was done; it waited because: attempt 2, the last one, failed: no space", "02:00 run 02:00")
 	})
 }
 
@@ -229,21 +230,31 @@ func TestTurn(t *testing.T) {
 		var w world
 		r := &Runner{}
 		j := w.job(t, "0 * * * *")
+		why := "it is pg2's"
+		var mu sync.Mutex
 		var mine bool
 		var trouble error
-		why := "it is pg2's"
-		j.Turn = func(context.Context, time.Time) (bool, string, error) { return mine, why, trouble }
+		say := func(yes bool, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			mine, trouble = yes, err
+		}
+		j.Turn = func(context.Context, time.Time) (bool, string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return mine, why, trouble
+		}
 		runs(t, r, j)
 		until("00:10")
 		if s := state(t, r, "test"); s.Waits != why || s.Tries != 0 || !s.Running.IsZero() {
 			t.Errorf("%+v", s)
 		}
-		trouble = errors.New("etcd is away")
+		say(false, errors.New("etcd is away"))
 		until("00:20")
 		if s := state(t, r, "test"); s.Waits != "etcd is away" {
 			t.Errorf("%+v", s)
 		}
-		mine, trouble = true, nil
+		say(true, nil)
 		until("00:21")
 		w.want(t, "00:00 run 00:20")
 	})
@@ -254,14 +265,14 @@ func TestLatestStart(t *testing.T) {
 		var w world
 		j := w.job(t, "0 * * * *")
 		j.LatestStart = 10 * time.Minute
-		ready := false
-		j.Turn = func(context.Context, time.Time) (bool, string, error) { return ready, "no replica streams", nil }
+		var ready atomic.Bool
+		j.Turn = func(context.Context, time.Time) (bool, string, error) { return ready.Load(), "no replica streams", nil }
 		runs(t, &Runner{}, j)
 		until("00:09")
 		w.want(t)
 		until("00:11")
 		w.want(t, "00:00 missed: its latest start has passed; it waited because: no replica streams")
-		ready = true
+		ready.Store(true)
 		until("01:01")
 		w.want(t, "00:00 missed: its latest start has passed; it waited because: no replica streams", "01:00 run 01:00")
 	})
@@ -272,7 +283,7 @@ func TestLatestStart(t *testing.T) {
 		w.run = takes(20*time.Minute, errors.New("torn"))
 		runs(t, &Runner{}, j)
 		until("00:50")
-		w.want(t, "00:00 run 00:00", "00:00 missed: its latest start has passed; it waited because: attempt 1 of 2 failed: torn")
+		w.want(t, "00:00 run 00:00", "00:00 missed: its latest start has passed; it waited because: attempt 1 failed: torn")
 	})
 	synctest.Test(t, func(t *testing.T) { // done by another within the time: nothing is missed
 		var w world
@@ -324,7 +335,7 @@ func TestCeiling(t *testing.T) {
 		until("01:30")
 		other.want(t, "00:00 run 00:00", "00:30 run 00:30", "01:00 run 01:00", "01:30 run 01:30")
 		w.want(t, "00:00 run 00:00",
-			"00:00 missed: the next time has come before it was done; it waited because: attempt 1 of 1 failed: the attempt took too long, and it does not end: it was abandoned",
+			"00:00 missed: the next time has come before it was done; it waited because: attempt 1, the last one, failed: the attempt took too long, and it does not end: it was abandoned",
 			"01:00 run 01:00")
 		close(release)
 		synctest.Wait()
@@ -339,15 +350,15 @@ func TestHungQuestions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w world
 		release := make(chan struct{})
-		asked := 0
+		var asked atomic.Int32
 		j := w.job(t, "0 0 * * *")
-		j.Turn = func(context.Context, time.Time) (bool, string, error) { asked++; <-release; return true, "", nil }
+		j.Turn = func(context.Context, time.Time) (bool, string, error) { asked.Add(1); <-release; return true, "", nil }
 		r := &Runner{}
 		runs(t, r, j)
 		until("01:00")
 		s := state(t, r, "test")
-		if asked != mostHung || s.Hung != mostHung || s.Waits != "4 abandoned attempts of it have not ended; restart this process" {
-			t.Errorf("%d asked, %+v", asked, s)
+		if asked.Load() != mostHung || s.Hung != mostHung || s.Waits != "4 abandoned attempts of it have not ended; restart this process" {
+			t.Errorf("%d asked, %+v", asked.Load(), s)
 		}
 		close(release)
 		until("01:01") // what it said too late did not count, what it says now does
@@ -376,10 +387,10 @@ func TestReportsLater(t *testing.T) {
 		j := w.job(t, "0 * * * *")
 		j.LatestStart = time.Minute
 		j.Turn = func(context.Context, time.Time) (bool, string, error) { return false, "it is pg2's", nil }
-		busy := true
+		var free atomic.Bool
 		missed := j.Missed
 		j.Missed = func(ctx context.Context, at time.Time, why string) error {
-			if busy {
+			if !free.Load() {
 				return errors.New("pg2 still runs it")
 			}
 			return missed(ctx, at, why)
@@ -388,7 +399,7 @@ func TestReportsLater(t *testing.T) {
 		until("00:30")
 		w.set(midnight)
 		until("01:30")
-		busy = false
+		free.Store(true)
 		until("01:31")
 		w.want(t, "01:00 missed: its latest start has passed; it waited because: it is pg2's")
 	})

@@ -91,14 +91,14 @@ func (w *worker) report(ctx context.Context, j Job, all []passed) {
 		})
 		if r.err != nil {
 			if w.untold != r.err.Error() {
-				w.log.WarnContext(ctx, "a missed time cannot be reported yet", "at", m.at, "error", r.err)
+				w.log.WarnContext(ctx, "a missed time cannot be reported yet", "event", "schedule.unreported", "at", m.at, "error", r.err)
 			}
 			w.untold = r.err.Error()
 			break
 		}
 		told++
 		if !r.done {
-			w.log.WarnContext(ctx, "a scheduled time was missed", "at", m.at, "reason", m.why)
+			w.log.WarnContext(ctx, "a scheduled time was missed", "event", "schedule.missed", "at", m.at, "reason", m.why)
 			w.end(Outcome{At: m.at, Result: Overdue, Error: m.why})
 		}
 	}
@@ -110,16 +110,15 @@ func (w *worker) report(ctx context.Context, j Job, all []passed) {
 // attempt finds out whether a time is done and whose it is, and runs the job if it is
 // ours; began tells that it was.
 func (w *worker) attempt(ctx context.Context, j Job, at time.Time) (began bool) {
-	most := max(j.Attempts, 1)
 	w.mu.Lock()
 	tries := w.progress.tries
 	w.mu.Unlock()
-	if tries >= most { // another's attempt may still succeed
+	if j.Attempts > 0 && tries >= j.Attempts { // another's attempt may still succeed
 		j.Turn = func(context.Context, time.Time) (bool, string, error) { return false, "", nil }
 	}
 	r := w.supervise(ctx, j.Ceiling, func(ctx context.Context, begin func()) result {
 		return j.try(ctx, at, func() {
-			w.begin(ctx, at, most)
+			w.begin(ctx, at)
 			begin()
 		})
 	})
@@ -135,16 +134,22 @@ func (w *worker) attempt(ctx context.Context, j Job, at time.Time) (began bool) 
 
 	switch {
 	case r.done:
-		w.log.InfoContext(ctx, "a scheduled time is done", "at", at, "ours", began && r.err == nil)
+		w.log.InfoContext(ctx, "a scheduled time is done", "event", "schedule.done", "at", at, "ours", began && r.err == nil)
 		w.end(Outcome{At: at, Result: Succeeded})
+	case ctx.Err() != nil:
+		w.log.InfoContext(ctx, "an attempt was ended", "event", "schedule.ended", "at", at, "began", began, "hung", r.hung)
 	case began:
-		w.log.ErrorContext(ctx, "an attempt failed", "at", at, "attempt", tries, "of", most, "error", r.err)
+		w.log.ErrorContext(ctx, "an attempt failed", "event", "schedule.failed", "at", at, "attempt", tries, "error", r.err)
 		o := Outcome{At: at, Result: Failed, Error: fmt.Sprint(r.err)}
 		if r.hung {
 			o.Result = Hung
 		}
 		w.end(o)
-		w.waits(ctx, fmt.Sprintf("attempt %d of %d failed: %v", tries, most, r.err))
+		last := ""
+		if tries == j.Attempts {
+			last = ", the last one,"
+		}
+		w.waits(ctx, fmt.Sprintf("attempt %d%s failed: %v", tries, last, r.err))
 	case r.err != nil:
 		w.waits(ctx, r.err.Error())
 	case r.why != "":
@@ -175,12 +180,12 @@ func (w *worker) supervise(ctx context.Context, ceiling time.Duration, f func(ct
 	return r
 }
 
-func (w *worker) begin(ctx context.Context, at time.Time, most int) {
+func (w *worker) begin(ctx context.Context, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running, w.progress.why = w.runner.now(), ""
 	w.progress.tries++
-	w.log.InfoContext(ctx, "an attempt begins", "at", at, "attempt", w.progress.tries, "of", most)
+	w.log.InfoContext(ctx, "an attempt begins", "event", "schedule.begins", "at", at, "attempt", w.progress.tries)
 }
 
 // waits says once why a time that is due is not done.
@@ -189,7 +194,7 @@ func (w *worker) waits(ctx context.Context, why string) {
 	defer w.mu.Unlock()
 	if w.progress.why != why {
 		w.progress.why = why
-		w.log.InfoContext(ctx, "a scheduled time waits", "at", w.progress.at, "reason", why)
+		w.log.InfoContext(ctx, "a scheduled time waits", "event", "schedule.waits", "at", w.progress.at, "reason", why)
 	}
 }
 

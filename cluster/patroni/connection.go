@@ -76,14 +76,30 @@ func newEtcd(o Options) (*etcd, error) {
 }
 
 // ask puts one question within the time for one.
-func ask[T any](ctx context.Context, e *etcd, question func(context.Context, *clientv3.Client) (T, error)) (answer T, err error) {
-	ctx, cancel := context.WithTimeout(ctx, e.o.Timeout)
+func ask[T any](parent context.Context, e *etcd, question func(context.Context, *clientv3.Client) (T, error)) (answer T, err error) {
+	ctx, cancel := context.WithTimeout(parent, e.o.Timeout)
 	defer cancel()
 	client, err := e.connect(ctx)
 	if err != nil {
 		return answer, err
 	}
-	return question(ctx, client)
+	if answer, err = question(ctx, client); err != nil && ctx.Err() != nil && parent.Err() == nil {
+		e.drop(client)
+	}
+	return answer, err
+}
+
+// drop gives up a client that got no answer. One with a token that its etcd has
+// forgotten, as it does when it starts again, asks for a new token with the old one
+// and is refused for ever (etcd before 3.5); one whose etcd was long away waits up
+// to two minutes before it tries again. A new one does neither.
+func (e *etcd) drop(client *clientv3.Client) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.client == client {
+		e.client = nil
+		time.AfterFunc(e.o.Timeout, func() { _ = client.Close() }) // when other questions to it have ended
+	}
 }
 
 // get is a linearizable read.

@@ -30,6 +30,7 @@ func NewCoordination(o Options) (*Coordination, error) {
 	if len(o.Endpoints) == 0 {
 		return nil, errors.New("no etcd endpoints are known")
 	}
+	o.Timeout = min(o.Timeout, o.Lease/4) // a lease outlives a question without an answer
 	e, err := newEtcd(o)
 	return &Coordination{etcd: e, base: basePath("pgha-backup", basePath(o.Namespace, o.Scope))}, err
 }

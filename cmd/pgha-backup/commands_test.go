@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -73,6 +74,82 @@ func TestVerifyFindsDamage(t *testing.T) {
 	h.golden("verify-damaged.txt", stdout)
 }
 
+// One document that says nothing takes nothing else away, and is named.
+func TestUnreadableDocuments(t *testing.T) {
+	h := newHost(t)
+	h.stock()
+	tear := func(suffix, with string) {
+		h.t.Helper()
+		h.must(os.WriteFile(h.object(suffix), []byte(with), 0o600))
+	}
+	tear("20261120T020000Z-nightly/manifest.json", "{torn")
+	resolved := h.object("repository.json")
+	resolved = strings.TrimSuffix(resolved, "repository.json") + "conflict/000000010000000000000002/resolved"
+	h.must(os.MkdirAll(strings.TrimSuffix(resolved, "/resolved"), 0o700))
+	h.must(os.WriteFile(resolved, []byte("{torn"), 0o600))
+	h.settle()
+	code, stdout, stderr := h.run("list")
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	h.golden("list-unreadable.txt", stdout)
+	if code, stdout, stderr = h.run("show", "latest"); code != 0 || !strings.Contains(stdout, "20261121T020000Z-nightly") {
+		t.Errorf("show latest: exit %d: %s", code, stderr)
+	}
+	if code, _, stderr = h.run("show", "20261120T02"); code != 9 || !strings.Contains(stderr, "backup 20261120T020000Z-nightly cannot be read: ") {
+		t.Errorf("show of the broken one: exit %d: %s", code, stderr)
+	}
+	if code, stdout, stderr = h.run("verify", "latest", "--level", "presence"); code != 0 {
+		t.Errorf("verify of another: exit %d: %s%s", code, stdout, stderr)
+	}
+	if code, stdout, _ = h.run("verify", "--level", "presence"); code != 9 || strings.Count(stdout, "torn") != 0 ||
+		!strings.Contains(stdout, "20261120T020000Z-nightly/manifest.json") || !strings.Contains(stdout, "/resolved") {
+		t.Errorf("verify: exit %d: %s", code, stdout)
+	}
+	if code, stdout, _ = h.run("status"); code != 10 || !strings.Contains(stdout, "20261120T020000Z-nightly/manifest.json cannot be read") {
+		t.Errorf("status: exit %d: %s", code, stdout)
+	}
+	dest := h.dir + "/got"
+	if code, _, stderr = h.run("archive-get", "00000002.history", dest); code != 0 {
+		t.Errorf("archive-get of another file: exit %d: %s", code, stderr)
+	}
+	h.write("config.yaml", "archive: {get_rewind_timeout: 100ms}\n"+h.read("config.yaml"))
+	if code, _, stderr = h.run("archive-get", "000000010000000000000002", dest); code == 0 || code == exitAbsent {
+		t.Errorf("archive-get of the file in doubt: exit %d: %s", code, stderr)
+	}
+	if code, stdout, stderr = h.run("expire"); code != 9 || !strings.Contains(stderr, "manifest.json: stored data is corrupt") {
+		t.Errorf("expire went on: %s%s", stdout, stderr)
+	}
+	tear("00000002.history", "torn")
+	if code, stdout, stderr = h.run("list"); code != 0 || !strings.Contains(stdout, "Unreadable: main/7301234567890123456/wal/00000002.history: ") {
+		t.Errorf("list: exit %d: %s%s", code, stdout, stderr)
+	}
+	if code, _, stderr = h.run("restore", "--plan"); code != 4 || !strings.Contains(stderr, "timeline history 00000002.history cannot be read: ") {
+		t.Errorf("restore of a branch in doubt: exit %d: %s", code, stderr)
+	}
+}
+
+// What would be removed is reckoned from histories and decisions too.
+func TestExpireStopsAtWhatItCannotRead(t *testing.T) {
+	for _, name := range []string{"wal/00000002.history", "conflict/000000010000000000000002/resolved"} {
+		h := newHost(t)
+		h.stock()
+		path := strings.TrimSuffix(h.object("repository.json"), "repository.json") + name
+		h.must(os.MkdirAll(filepath.Dir(path), 0o700))
+		h.must(os.WriteFile(path, []byte("torn"), 0o600))
+		if code, _, stderr := h.run("expire"); code != 9 || !strings.Contains(stderr, "nothing is removed while ") || !strings.Contains(stderr, name) {
+			t.Errorf("exit %d: %s", code, stderr)
+		}
+	}
+}
+
+func (h *host) read(name string) string {
+	h.t.Helper()
+	text, err := os.ReadFile(h.dir + "/" + name)
+	h.must(err)
+	return string(text)
+}
+
 // runOf is the run of a backup.
 func (h *host) runOf(id string) string {
 	h.t.Helper()
@@ -118,6 +195,7 @@ func TestComplaints(t *testing.T) {
 		{"list --format xml", 2, "error: --format \"xml\": want table or json\n"},
 		{"lst", 2, "error: unknown command \"lst\" for pgha-backup\nhint: did you mean list?\n"},
 		{"wal lst", 2, "error: unknown command \"lst\" for pgha-backup wal\nhint: did you mean list?\n"},
+		{"backup --method tar", 2, "error: --method \"tar\": want file-copy or base-backup\n"},
 		{"verify --level deep", 2, "error: --level \"deep\": want presence or hashes\n"},
 	} {
 		code, stdout, stderr := h.run(strings.Fields(strings.ReplaceAll(c.args, "DIR", h.dir))...)

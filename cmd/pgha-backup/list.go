@@ -101,12 +101,16 @@ func (a *app) list(ctx context.Context, s survey, all bool) error {
 		System     postgres.SystemIdentifier `json:"system_identifier"`
 		Backups    []backupDocument          `json:"backups"`
 		Windows    []catalog.Window          `json:"recoverable"`
+		Unreadable []catalog.Finding         `json:"unreadable,omitempty"`
 		Hidden     []hiddenDocument          `json:"hidden,omitempty"`
 		Unfinished []hiddenDocument          `json:"unfinished,omitempty"`
 		Holds      []catalog.Hold            `json:"holds,omitempty"`
 	}{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Backups: []backupDocument{}, Windows: s.Windows}
 	for _, b := range s.Backups {
 		document.Backups = append(document.Backups, describe(b))
+	}
+	for _, u := range s.Unreadable {
+		document.Unreadable = append(document.Unreadable, u.Finding())
 	}
 	if all {
 		inventory, err := s.repository.Inventory(ctx)
@@ -138,8 +142,17 @@ func (a *app) listTable(s survey) error {
 		t.add(string(m.ID), string(m.Type), m.Member, clock(m.StopTime), m.StopTime.Sub(m.StartTime).Round(time.Second).String(),
 			byteCount(m.Bytes), byteCount(m.Stored), fmt.Sprint(uint32(m.StopTLI)), string(b.State))
 	}
+	for _, u := range s.Unreadable {
+		if u.Backup != "" {
+			t.add(string(u.Backup), "", "", "", "", "", "", "", "unreadable")
+		}
+	}
 	if err := t.print(a.stdout); err != nil {
 		return err
+	}
+	for _, u := range s.Unreadable {
+		f := u.Finding()
+		fmt.Fprintf(a.stdout, " Unreadable: %s: %s\n", f.Object, f.Problem)
 	}
 	for _, line := range a.windows(s) {
 		fmt.Fprintf(a.stdout, " Recoverable: %s\n", line)

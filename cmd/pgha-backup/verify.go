@@ -60,6 +60,9 @@ func (a *app) verify(ctx context.Context, s survey, args []string, level catalog
 		document.Findings = append(document.Findings, found...)
 	}
 	if archive {
+		for _, u := range s.Unreadable {
+			document.Findings = append(document.Findings, u.Finding())
+		}
 		found, err := s.repository.VerifyWAL(ctx, s.Archive, level)
 		if err != nil {
 			return fmt.Errorf("verify the WAL archive: %w", err)

@@ -192,6 +192,6 @@ func TestDaemonsLose(t *testing.T) {
 	w.cluster.WaitHealthy(time.Minute)
 	d.more(1, 90*time.Second)
 	taken, missed := d.eachTimeOnce(began, time.Now().Add(-2*d.period))
-	t.Logf("%d scheduled times were taken, %d missed", taken, missed)
+	t.Logf("%d scheduled times were taken, %d missed, since %s", taken, missed, began.UTC().Format(time.TimeOnly))
 	d.stop()
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -166,8 +167,13 @@ func (d *daemons) eachTimeOnce(from, to time.Time) (taken, missed int) {
 func (d *daemons) stop() {
 	d.Helper()
 	for name, p := range d.running {
+		began := time.Now()
 		if err := p.Stop(syscall.SIGTERM, 25*time.Second); err != nil {
 			d.Errorf("the daemon of %s: %v", name, err)
+		}
+		log, err := os.ReadFile(p.Log)
+		if err != nil || !strings.Contains(string(log[max(0, len(log)-500):]), "event=daemon.stopped") {
+			d.Errorf("the daemon of %s did not end cleanly within %s: %v", name, time.Since(began), err)
 		}
 	}
 }

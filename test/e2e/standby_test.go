@@ -38,6 +38,12 @@ func TestStandby(t *testing.T) {
 	}
 	w.restoreAndStart(one, "--target-immediate").stop()
 
+	// The leader's host, which has no files of a replica, has one streamed.
+	streamed := w.backupOf(leader, "replica", "--method", "base-backup")
+	if streamed.Role != "replica" || streamed.Source != "base-backup" || streamed.Member == leader.Name || !strings.HasPrefix(streamed.Reason, "a replica") {
+		t.Errorf("the streamed backup: %+v", streamed)
+	}
+
 	journal := t.TempDir()
 	stop := w.work(journal)
 	stop() // WAL from the backup's start to the first reading of pg_control must not mend what is copied later
@@ -53,23 +59,29 @@ func TestStandby(t *testing.T) {
 		t.Errorf("the backup goes from %s on %d to %s on %d; before the copy pg_control said %s, then all was written up to %s",
 			future.StartLSN, future.Timeline, future.StopLSN, future.StopTLI, early, written)
 	}
+	stop()
 	w.judgeImmediate(one, future, early, journal, 1)
 
 	// The leader hands over to another standby: the copied one follows, with the copy.
 	followed := w.copyWhile(two, func() {
-		w.cluster.Switchover(one)
-		m = w.marker()
-		w.turnOver(m)
-		written = w.flushed(m, two)
+		stop = w.work(journal)
+		streamed = w.takeWhile(two, true, func() {
+			w.cluster.Switchover(one)
+			m = w.marker()
+			w.turnOver(m)
+			written = w.flushed(m, two)
+		})
 	})
-	if followed.Timeline != 1 || followed.StopTLI != 2 || followed.StopLSN < written {
-		t.Errorf("the backup goes from %s on %d to %s on %d, all was written up to %s", followed.StartLSN, followed.Timeline, followed.StopLSN, followed.StopTLI, written)
+	stop()
+	for _, b := range []catalog.Manifest{followed, streamed} {
+		if b.Timeline != 1 || b.StopTLI != 2 || b.StopLSN < written {
+			t.Errorf("the %s goes from %s on %d to %s on %d, all was written up to %s", b.Source, b.StartLSN, b.Timeline, b.StopLSN, b.StopTLI, written)
+		}
+		w.judgeImmediate(one, b, b.StartLSN, journal, 1, 2)
 	}
-	w.judgeImmediate(one, followed, followed.StartLSN, journal, 1, 2)
 
 	w.promoted(two, func() { w.cluster.Switchover(two) })
-	stop()
-	if last := w.backupOf(leader, "prefer-replica"); last.Role != "replica" || len(w.listed(leader)) != 4 {
+	if last := w.backupOf(leader, "prefer-replica"); last.Role != "replica" || len(w.listed(leader)) != 6 {
 		t.Errorf("the next backup is of a %s, and listed are %v", last.Role, w.listed(leader))
 	}
 }
@@ -136,9 +148,9 @@ func (w *world) refusals(leader, replica *lab.Member) {
 	}
 }
 
-func (w *world) backupOf(m *lab.Member, source string) catalog.Manifest {
+func (w *world) backupOf(m *lab.Member, source string, more ...string) catalog.Manifest {
 	w.Helper()
-	r := w.must(m, "backup", "--source", source, "--format", "json")
+	r := w.must(m, append([]string{"backup", "--source", source, "--format", "json"}, more...)...)
 	var manifest catalog.Manifest
 	if err := json.Unmarshal([]byte(r.stdout), &manifest); err != nil {
 		w.Fatalf("backup: %v: %s", err, r)
@@ -146,8 +158,13 @@ func (w *world) backupOf(m *lab.Member, source string) catalog.Manifest {
 	return manifest
 }
 
-// copyOf takes a backup of the member in this process.
+// copyOf copies the member in this process.
 func (w *world) copyOf(m *lab.Member, o backup.Options) (catalog.Manifest, error) {
+	w.Helper()
+	return w.takeOf(m, false, o)
+}
+
+func (w *world) takeOf(m *lab.Member, streamed bool, o backup.Options) (catalog.Manifest, error) {
 	w.Helper()
 	bucket, err := s3.New(s3.Options{Endpoint: w.s3.Endpoint, Bucket: w.s3.Bucket, Region: w.s3.Region, Style: s3.Path,
 		AccessKey: w.s3.AccessKey, SecretKey: w.s3.SecretKey})
@@ -155,7 +172,7 @@ func (w *world) copyOf(m *lab.Member, o backup.Options) (catalog.Manifest, error
 		w.Fatal(err)
 	}
 	o.ID = catalog.ManualID(time.Now())
-	member := backup.Member{Name: m.Name, DSN: m.DSN(), PGDATA: m.DataDir,
+	member := backup.Member{Name: m.Name, DSN: m.DSN(), PGDATA: m.DataDir, Streamed: streamed,
 		Topology: func(context.Context) (cluster.Topology, error) {
 			leader := w.cluster.Leader()
 			return cluster.Topology{Scope: "lab", Leader: leader.Name, Members: []cluster.Member{
@@ -171,7 +188,14 @@ func (w *world) copyOf(m *lab.Member, o backup.Options) (catalog.Manifest, error
 // first file is read.
 func (w *world) copyWhile(m *lab.Member, happens func()) catalog.Manifest {
 	w.Helper()
-	manifest, err := w.copyOf(m, backup.Options{Events: backup.Events{
+	return w.takeWhile(m, false, happens)
+}
+
+// takeWhile is copyWhile, or streamed: then the server has sent what a socket holds
+// when it happens.
+func (w *world) takeWhile(m *lab.Member, streamed bool, happens func()) catalog.Manifest {
+	w.Helper()
+	manifest, err := w.takeOf(m, streamed, backup.Options{Events: backup.Events{
 		Phase: func(p backup.Phase) {
 			if p == backup.PhaseCopy {
 				happens()

@@ -17,7 +17,13 @@ import (
 	"github.com/pgha-backup/pgha-backup/test/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+func TestMain(m *testing.M) {
+	if endpoint := os.Getenv("PGHA_TEST_HOLDER"); endpoint != "" {
+		holder(endpoint)
+		return
+	}
+	os.Exit(lab.Main(m))
+}
 
 // observe makes an observer from nothing but the path of a member's patroni.yml.
 func observe(t *testing.T, m *lab.Member, change func(*patroni.Options)) *patroni.Observer {
@@ -63,6 +69,7 @@ func TestRealCluster(t *testing.T) {
 	c := lab.StartCluster(t, lab.ClusterOptions{Etcd: 3})
 	first := c.Members[0]
 	o := observe(t, first, nil)
+	w := follow(t, o)
 	blind := observe(t, first, func(o *patroni.Options) { o.Endpoints, o.V2 = nil, true })
 
 	t.Run("healthy", func(t *testing.T) {
@@ -103,6 +110,18 @@ func TestRealCluster(t *testing.T) {
 			}
 		}
 	})
+	t.Run("watched", func(t *testing.T) {
+		w.until(t, "what the keys say", func(got cluster.Topology, err error) bool {
+			return err == nil && got.Leader == c.Leader().Name && len(got.Members) == 3 && got.TTL == 20*time.Second && got.LoopWait == 2*time.Second && got.Position > 0
+		})
+		for name, o := range map[string]*patroni.Observer{"etcd": o, "REST API": blind} {
+			got := topology(t, o)
+			source, err := cluster.ChooseSource(got, cluster.SourceWant{Policy: cluster.FromReplica, MaxLag: 1 << 20})
+			if err != nil || source.Leader || source.Member == got.Leader || source.Reason != "a replica, 0 bytes behind the leader" {
+				t.Errorf("%s: %+v, %v of %+v", name, source, err, got)
+			}
+		}
+	})
 	t.Run("another scope", func(t *testing.T) {
 		other := observe(t, first, func(o *patroni.Options) { o.Scope, o.API = "nobody", "" })
 		_, err := other.Topology(t.Context())
@@ -116,6 +135,7 @@ func TestRealCluster(t *testing.T) {
 		if got := topology(t, o); !got.Paused {
 			t.Errorf("%+v", got)
 		}
+		w.until(t, "the pause", func(got cluster.Topology, err error) bool { return err == nil && got.Paused })
 	})
 	t.Run("one etcd down", func(t *testing.T) {
 		dead := c.Etcd.Members[0]
@@ -144,6 +164,10 @@ func TestRealCluster(t *testing.T) {
 			return nil
 		})
 		now := c.WaitNewLeader(old)
+		w.until(t, "the new leader", func(got cluster.Topology, err error) bool { return err == nil && got.Leader == now.Name })
+		if told := slices.DeleteFunc(w.leaders(), func(name string) bool { return name == "" }); !slices.Equal(told, []string{old.Name, now.Name}) {
+			t.Errorf("told of the leaders %v, want %s and %s", told, old.Name, now.Name)
+		}
 		if want := []string{now.Name}; !slices.Equal(seen, want) {
 			t.Errorf("seen as leaders: %v, want %v", seen, want)
 		}
