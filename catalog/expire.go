@@ -108,29 +108,27 @@ func (r *Repository) Forget(ctx context.Context, id BackupID) error {
 }
 
 func (r *Repository) removeBelow(ctx context.Context, prefix storage.Key) error {
-	return r.removeListed(ctx, func(yield func(storage.Key, error) bool) {
-		for object, err := range r.bucket.List(ctx, prefix, "") {
-			if !yield(object.Key, err) {
-				return
-			}
-		}
-	})
+	_, err := r.removeListed(ctx, prefix, func(storage.Object) bool { return true })
+	return err
 }
 
 // removers bound the deletions in flight.
 const removers = 8
 
-func (r *Repository) removeListed(ctx context.Context, keys func(func(storage.Key, error) bool)) error {
+// removeListed deletes what gone tells to, in the order of the list.
+func (r *Repository) removeListed(ctx context.Context, prefix storage.Key, gone func(storage.Object) bool) (n int, failed error) {
 	group, within := errgroup.WithContext(ctx)
 	group.SetLimit(removers)
-	var failed error
-	for key, err := range keys {
+	for object, err := range r.bucket.List(within, prefix, "") {
 		if failed = err; err != nil || within.Err() != nil {
 			break
 		}
-		group.Go(func() error { return r.remove(within, key) })
+		if gone(object) {
+			n++
+			group.Go(func() error { return r.remove(within, object.Key) })
+		}
 	}
-	return errors.Join(failed, group.Wait())
+	return n, errors.Join(group.Wait(), failed)
 }
 
 // RemoveWAL deletes the segments, partial segments, backup history files and
@@ -138,35 +136,21 @@ func (r *Repository) removeListed(ctx context.Context, keys func(func(storage.Ke
 // objects. Timeline histories stay for ever (R4).
 func (r *Repository) RemoveWAL(ctx context.Context, timelines []postgres.TimelineID, gone func(postgres.Segment) bool) (n int, err error) {
 	for _, tli := range timelines {
-		err := r.removeListed(ctx, func(yield func(storage.Key, error) bool) {
-			for entry, err := range r.ListWAL(ctx, tli, postgres.WALFile{}) {
-				if err == nil && !gone(entry.File.Segment) {
-					continue
-				}
-				n++
-				if !yield(r.keys.wal(entry.File), err) {
-					return
-				}
-			}
+		removed, err := r.removeListed(ctx, r.keys.walTimeline(tli), func(o storage.Object) bool {
+			file, err := postgres.ParseWALFile(string(o.Key)[strings.LastIndexByte(string(o.Key), '/')+1:])
+			return err == nil && r.keys.wal(file) == o.Key && gone(file.Segment)
 		})
-		if err != nil {
-			return n, err
+		if n += removed; err != nil {
+			return n, fmt.Errorf("remove WAL of timeline %s: %w", tli, err)
 		}
 	}
-	// A resolution sorts after the contents that it judges, and goes after them.
-	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
-		if err != nil {
-			return n, fmt.Errorf("list WAL conflicts: %w", err)
-		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
+	removed, err := r.removeListed(ctx, r.keys.conflicts(), func(o storage.Object) bool {
+		name, _, _ := strings.Cut(strings.TrimPrefix(string(o.Key), string(r.keys.conflicts())), "/")
 		file, err := postgres.ParseWALFile(name)
-		if err != nil || file.Kind == postgres.WALHistory || !gone(file.Segment) {
-			continue
-		}
-		if err := r.remove(ctx, object.Key); err != nil {
-			return n, err
-		}
-		n++
+		return err == nil && file.Kind != postgres.WALHistory && gone(file.Segment)
+	})
+	if err != nil {
+		err = fmt.Errorf("remove conflicts of WAL: %w", err)
 	}
-	return n, nil
+	return n + removed, err
 }

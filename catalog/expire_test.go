@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
 	"github.com/pgha-backup/pgha-backup/storage/mem"
@@ -202,4 +203,40 @@ func keysOf(t *testing.T, r *Repository) (keys []string) {
 		keys = append(keys, string(o.Key))
 	}
 	return keys
+}
+
+// Of a timeline that goes, segments, partials, labels and their conflicts go, histories
+// and what contradicts them stay.
+func TestRemoveWAL(t *testing.T) {
+	r := walRepository(mem.New())
+	for _, name := range []string{"000000010000000000000001", "000000010000000000000002", "000000010000000000000002.partial", "000000010000000000000002.00000028.backup",
+		"000000010000000100000001", "000000020000000000000002", "00000002.history", "00000003.history"} {
+		for _, content := range []string{"one", "two"} {
+			file := segmentFile(t, name)
+			_, err := r.PutWAL(t.Context(), file, []byte(content), nil)
+			if _, conflict := errors.AsType[*ConflictError](err); err != nil && !conflict {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.bucket.Put(t.Context(), r.keys.key("wal", "00000001", "00000000", "000000020000000000000002"), []byte("not ours"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n, err := r.RemoveWAL(t.Context(), []postgres.TimelineID{1, 2}, func(s postgres.Segment) bool { return s.Timeline == 2 || s.Log == 0 && s.Seg == 2 })
+	if err != nil || n != 8 {
+		t.Errorf("%d objects, %v", n, err)
+	}
+	var left []string
+	for _, key := range keysOf(t, r) {
+		parts := strings.Split(key, "/")
+		if left = append(left, parts[3]+" "+parts[len(parts)-1]); parts[3] == "conflict" {
+			left[len(left)-1] = parts[3] + " " + parts[4]
+		}
+	}
+	slices.Sort(left)
+	want := []string{"conflict 00000002.history", "conflict 00000003.history", "conflict 000000010000000000000001", "conflict 000000010000000100000001",
+		"wal 00000002.history", "wal 00000003.history", "wal 000000010000000000000001", "wal 000000010000000100000001", "wal 000000020000000000000002"}
+	if slices.Sort(want); !slices.Equal(left, want) {
+		t.Errorf("left %q", left)
+	}
 }

@@ -46,6 +46,9 @@ func (r *Repository) expiredGapKey(gap Range) storage.Key {
 // to is removed. It comes before the removal.
 func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(postgres.Segment) bool, at time.Time) error {
 	for _, hole := range a.without(gone).Missing() {
+		if hole.Segments > maxNeeded {
+			continue // a jump of the log's position, not ours
+		}
 		for s := hole.First; s != hole.Last.Next(a.SegmentSize); s = s.Next(a.SegmentSize) {
 			if !gone(s) {
 				continue

@@ -123,31 +123,28 @@ func (r *Repository) HoldForRestore(ctx context.Context, id BackupID, by string,
 		name = next
 	}
 	renew()
-	stop, stopped := make(chan struct{}), make(chan struct{})
+	within, stop := context.WithCancel(ctx)
+	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		ticker := time.NewTicker(restoreRenew)
-		defer ticker.Stop()
 		for {
 			select {
-			case <-ticker.C:
+			case <-time.After(restoreRenew):
 				renew()
-			case <-stop:
-				return
-			case <-ctx.Done():
+			case <-within.Done():
 				return
 			}
 		}
 	}()
 	return func() {
-		close(stop)
+		stop()
 		<-stopped
-		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if name == "" {
 			return
 		}
-		if err := r.Release(within, id, name); err != nil {
+		if err := r.Release(last, id, name); err != nil {
 			log.Warn("the restore's hold is left; it ends by itself", "backup", id, "hold", name, "why", err)
 		}
 	}

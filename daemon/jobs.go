@@ -251,13 +251,21 @@ func (s *service) surveyAgain() {
 	}
 }
 
-// missed records a time that nobody will do any more.
+// missed records a time that nobody does or will do any more.
 func (s *service) missed(ctx context.Context, c config.Schedule, at time.Time, why string) error {
 	repository, err := s.repository()
 	if err != nil {
 		return err
 	}
 	id := catalog.ScheduledID(at, c.Name)
+	// A run that began in time may outlast its period: it holds the claim, and is no miss.
+	if why := s.grasp(ctx, "runs/"+string(id), source{}); why != "" {
+		return errors.New(why)
+	}
+	defer s.letGo("runs/" + string(id)).Release()
+	if taken, err := s.done(ctx, id); taken || err != nil {
+		return err
+	}
 	if err := repository.ReportMissed(ctx, catalog.Missed{Backup: id, Reason: why, By: s.me.Member, At: time.Now().UTC()}); err != nil {
 		return err
 	}

@@ -242,3 +242,35 @@ func TestChildrenFirst(t *testing.T) {
 		}
 	})
 }
+
+// A run is garbage when nothing came for long, however long ago it began (R16); until
+// then its WAL stays.
+func TestSlowRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.wal(1)
+		run, started := w.start("")
+		for range 3 {
+			time.Sleep(47 * time.Hour)
+			pack, err := run.NewPack(t.Context(), catalog.PackName(0, 1+len(w.backups)))
+			w.must(err)
+			_, _, err = pack.Close()
+			w.must(err)
+			w.backup(1, "")
+			plan, out, err := w.expire(w.store, Policy{Keep: 1, Garbage: 48 * time.Hour})
+			w.must(err)
+			if len(out.Runs) > 0 || plan.Runs[0].Action != Keep || !w.look().segments[seg(1, number(started.StartLSN)).Name()] {
+				t.Fatalf("%+v", plan)
+			}
+		}
+		time.Sleep(48 * time.Hour)
+		for range 2 {
+			if _, _, err := w.expire(w.store, Policy{Keep: 1, Garbage: 48 * time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if w.look().segments[seg(1, number(started.StartLSN)).Name()] || len(w.keys()) > 15 {
+			t.Errorf("left: %v", w.names())
+		}
+	})
+}

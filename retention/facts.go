@@ -77,21 +77,9 @@ func Gather(ctx context.Context, repo *catalog.Repository) (f Facts, err error) 
 // a backup that seems to be needed by nobody.
 func sameTimelines(ctx context.Context, repo *catalog.Repository, a catalog.Archive) error {
 	again, err := repo.Timelines(ctx)
-	if err != nil {
-		return err
+	known := func(t catalog.TimelineWAL, tli postgres.TimelineID) bool { return t.Timeline == tli }
+	if err == nil && !slices.EqualFunc(a.Timelines, again, known) {
+		err = &RefusedError{Why: "the archive listed other timelines at first than now", Advice: "run it again; if it stays, the store does not list reliably"}
 	}
-	known := map[postgres.TimelineID]bool{}
-	for _, t := range a.Timelines {
-		known[t.Timeline] = true
-	}
-	for _, tli := range again {
-		if !known[tli] {
-			return fmt.Errorf("timeline %d appeared while it was looked at; run it again", uint32(tli))
-		}
-		delete(known, tli)
-	}
-	for tli := range known {
-		return fmt.Errorf("timeline %d vanished while it was looked at; run it again", uint32(tli))
-	}
-	return nil
+	return err
 }

@@ -2,6 +2,7 @@ package retention
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -70,15 +71,7 @@ func refuse(advice, format string, args ...any) error {
 
 // Changes tells whether the plan does anything.
 func (p Plan) Changes() bool {
-	for _, v := range append(append([]Verdict{}, p.Backups...), p.Runs...) {
-		if v.Action != Keep && v.Action != Wait {
-			return true
-		}
-	}
-	for _, v := range p.WAL {
-		if v.Action == Remove {
-			return true
-		}
-	}
-	return false
+	acts := func(v Verdict) bool { return v.Action != Keep && v.Action != Wait }
+	return slices.ContainsFunc(p.Backups, acts) || slices.ContainsFunc(p.Runs, acts) ||
+		slices.ContainsFunc(p.WAL, func(v WALVerdict) bool { return v.Action == Remove })
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/retention"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
@@ -25,12 +26,15 @@ func TestExitCodes(t *testing.T) {
 		{storage.ErrNoBucket, 3},
 		{&storage.Error{Err: storage.ErrDenied}, 3},
 		{fail(exitPreflight, "", "x"), 4},
+		{&retention.RefusedError{}, 4},
 		{context.Canceled, 5},
 		{&storage.Error{Err: context.Canceled, Retry: true}, 5},
 		{catalog.ErrNoBackup, 6},
 		{storage.ErrNotExist, 6},
 		{catalog.ErrCommitted, 7},
 		{&catalog.ConflictError{}, 7},
+		{catalog.ErrExpired, 7},
+		{&catalog.UnsteadyError{}, 8},
 		{&storage.Error{Err: errors.New("x"), Retry: true}, 8},
 		{context.DeadlineExceeded, 8},
 		{&patroni.UnreachableError{Err: errors.New("x")}, 8},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/retention"
+	"github.com/pgha-backup/pgha-backup/storage"
 )
 
 func newExpireCommand(a *app) *cobra.Command {
@@ -35,6 +37,9 @@ func newExpireCommand(a *app) *cobra.Command {
 }
 
 func (a *app) expire(ctx context.Context, given string, planOnly, yes bool) error {
+	if a.format == "json" && !planOnly && !yes {
+		return usage("--format json asks no questions: want --plan or --yes")
+	}
 	repository, system, err := a.chosen(ctx, given)
 	if err != nil {
 		return err
@@ -138,7 +143,11 @@ func newHoldCommand(a *app) *cobra.Command {
 				return usage("--until %q: want a time to come like 2026-12-31T00:00:00Z", until)
 			}
 		}
-		if err := repository.Hold(ctx, h); err != nil {
+		err := repository.Hold(ctx, h)
+		if errors.Is(err, storage.ErrExist) {
+			return fail(exitConflict, "release it first, or give this one another --name", "backup %s has another hold named %s", id, name)
+		}
+		if err != nil {
 			return err
 		}
 		return a.print(h, func() error { _, err := fmt.Fprintf(a.stdout, "%s is held\n", id); return err })

@@ -60,6 +60,7 @@ func TestExpireHoldRelease(t *testing.T) {
 	printed := want(0, "", plan, "expire", "--plan")
 	want(4, "will be HIDDEN and REMOVED as the plan says.\nType the cluster's name to go on: error: not confirmed: nothing was changed\n"+
 		"hint: type the name as it is shown, or pass --yes\n", plan, "expire")
+	want(2, "error: --format json asks no questions: want --plan or --yes\n", nil, "expire", "--format", "json")
 	if !maps.Equal(before, h.files()) {
 		t.Error("a plan changed something")
 	}
@@ -77,7 +78,7 @@ func TestExpireHoldRelease(t *testing.T) {
 	want(2, "error: backup \"latest\": want a name like", nil, "hold", "latest", "--reason", "x")
 	want(6, "error: no such backup", nil, "hold", "20200101T000000Z-nightly", "--reason", "x")
 	want(0, "", []string{ids[0] + " is held"}, "hold", ids[0], "--reason", "the audit")
-	want(7, "object exists", nil, "hold", ids[0], "--reason", "another")
+	want(7, "error: backup "+ids[0]+" has another hold named hold\nhint: release it first, or give this one another --name\n", nil, "hold", ids[0], "--reason", "another")
 	want(0, "", []string{ids[0]}, "list")
 	want(0, "", []string{ids[0], "| hold | released    | pg1 | the audit |"}, "list", "--all")
 	want(0, "", []string{"held by pg1 until released: the audit"}, "expire", "--plan")
