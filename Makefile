@@ -30,10 +30,7 @@ build: deps ## bin/pgha-backup and its companions
 demo: build ## a cluster, a backup, a disaster and the way back, told as a story
 	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
 
-demo-campaign: build ## leaders exchanged in every phase of a backup, for an hour; CAMPAIGN='-rounds 20 -seed 7' for more
-	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 12h -v -run '^TestCampaign$$' ./test/e2e -args $(CAMPAIGN)
-
-clean: ## remove what a demo that was kept has left
+demo-clean: ## remove what a demo that was kept has left
 	@$(AS_ROOT)test/demo/clean.sh
 
 unit: deps
@@ -44,7 +41,7 @@ test: build unit ## unit tests, then end-to-end tests on real servers
 
 check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
 	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
-	@$(WITH_GO) go vet ./...
+	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e
 	@$(WITH_GO) staticcheck ./...
 	@shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' .ci/run)
 	@$(WITH_GO) go test -count=1 ./internal/arch

@@ -62,7 +62,7 @@ func (t *take) stopStream(ctx context.Context) error {
 	}
 	pages, last := t.control, t.unpacker.last
 	if t.control, err = postgres.ParseControlData([]byte(last[controlFile])); err != nil {
-		return err
+		return fmt.Errorf("the server sent, it may be in the middle of writing it: %w", err)
 	}
 	if t.control.System != t.facts.System || t.control.ChecksumVersion != pages.ChecksumVersion || t.control.RelationBlocks != pages.RelationBlocks {
 		return fmt.Errorf("pg_control is of system %s, checksum version %d, %d blocks a file: the server said %s, %d and %d",

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,6 +74,33 @@ func TestOursBeforePatronis(t *testing.T) {
 	if c.Cluster.Scope != "ours" || c.Cluster.DataDir != "/ours" || c.Cluster.DSN.Reveal() != "host=ours" ||
 		c.Patroni.Etcd.Endpoints[0] != "http://ours:2379" || c.Cluster.Member != "pg_node1" {
 		t.Errorf("%+v", c)
+	}
+}
+
+// The password for changes is patronictl's, else the one that Patroni itself asks for.
+func TestPatroniAPILogin(t *testing.T) {
+	const rest, ctl = "restapi: {authentication: {username: r, password: one}}\n", "ctl: {authentication: {username: c, password: two}}\n"
+	for _, c := range []struct {
+		file    string
+		environ []string
+		want    string
+	}{
+		{"scope: main", nil, ":"}, {rest, nil, "r:one"}, {rest + ctl, nil, "c:two"},
+		{"scope: main", []string{"PATRONI_RESTAPI_USERNAME=e", "PATRONI_RESTAPI_PASSWORD=three"}, "e:three"},
+		{rest, []string{"PATRONI_CTL_USERNAME=e", "PATRONI_CTL_PASSWORD=three"}, "e:three"},
+	} {
+		path := filepath.Join(t.TempDir(), "patroni.yml")
+		if err := os.WriteFile(path, []byte(c.file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		config := Default()
+		config.Patroni.Config = path
+		if err := config.derive(c.environ); err != nil {
+			t.Fatal(err)
+		}
+		if got := config.Patroni.API.Username + ":" + config.Patroni.API.Password.Reveal(); got != c.want {
+			t.Errorf("%q %v: %s, want %s", c.file, c.environ, got, c.want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pgha-backup/pgha-backup/cluster"
 )
@@ -40,14 +41,24 @@ func assign(s situation) (from source, mine bool, why string) {
 		return slices.ContainsFunc(s.Daemons, func(d cluster.Daemon) bool { return d.DataDir && d.Member == member })
 	}
 	remote := slices.ContainsFunc(s.Daemons, func(d cluster.Daemon) bool { return !d.DataDir })
-	t := s.Topology
+	t, without := s.Topology, []string{}
 	if !remote {
-		t.Members = slices.DeleteFunc(slices.Clone(t.Members), func(m cluster.Member) bool { return m.Name != t.Leader && !has(m.Name) })
+		t.Members = slices.DeleteFunc(slices.Clone(t.Members), func(m cluster.Member) bool {
+			passed := m.Name != t.Leader && !has(m.Name)
+			if passed {
+				without = append(without, m.Name)
+			}
+			return passed
+		})
 	}
 	s.Want.Waited = s.Want.Waited || s.Single && s.Me.DataDir // no replica's daemon will come
 	choice, err := cluster.ChooseSource(t, s.Want)
 	if err != nil {
-		return from, false, err.Error()
+		why = err.Error()
+		if len(without) > 0 {
+			why += "; no daemon runs on " + strings.Join(without, ", ")
+		}
+		return from, false, why
 	}
 	from = source{Member: choice.Member, Reason: choice.Reason, Leader: choice.Leader, Remote: !has(choice.Member)}
 	switch {

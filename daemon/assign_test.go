@@ -42,7 +42,7 @@ func TestAssign(t *testing.T) {
 		{name: "another's member", policy: cluster.PreferReplica, daemons: beside("n1", "n2", "n3"), me: 2, member: "n2", why: "the daemon of n2 takes it"},
 		{name: "the leader's", policy: cluster.FromLeader, daemons: beside("n1", "n2", "n3"), member: "n1", mine: true, why: "the leader"},
 		{name: "a replica without a daemon is passed over", policy: cluster.PreferReplica, daemons: beside("n1", "n3"), me: 1, member: "n3", mine: true},
-		{name: "no replica has a daemon", policy: cluster.PreferReplica, daemons: beside("n1"), why: "leads, and a replica is waited for"},
+		{name: "no replica has a daemon", policy: cluster.PreferReplica, daemons: beside("n1"), why: "leads, and a replica is waited for; no daemon runs on n2, n3"},
 		{name: "and the wait is over", policy: cluster.PreferReplica, waited: true, daemons: beside("n1"), member: "n1", mine: true},
 		{name: "nobody has the leader's files", policy: cluster.FromLeader, daemons: beside("n2", "n3"), me: 1, member: "n1", remote: true, why: "no daemon runs there"},
 		{name: "a backup host takes who has no daemon", policy: cluster.PreferReplica, daemons: beside("n1", "n3", "remote:bk"), me: 2, member: "n2", remote: true, mine: true},

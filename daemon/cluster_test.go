@@ -275,6 +275,27 @@ func TestEachTimeOnce(t *testing.T) {
 	})
 }
 
+// A backup that outlasts its period is no missed one: its run holds the claim.
+func TestSlowBackupIsNotMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.slow = func() time.Duration { return 80 * time.Second }
+		for _, name := range []string{"n1", "n2", "n3"} {
+			defer w.start(name, minutely("replica")).end()
+		}
+		time.Sleep(6 * time.Minute)
+		missed, err := catalog.New(w.store, catalog.Location{Scope: "main", System: 7}, catalog.Options{}).MissedIDs(t.Context())
+		if err != nil || len(w.commits) == 0 {
+			t.Fatal(err, w.commits)
+		}
+		for _, id := range missed {
+			if _, ok := w.commits[id]; ok {
+				t.Errorf("%s was taken and reported as missed", id)
+			}
+		}
+	})
+}
+
 // A leader change ends a backup of the leader, and the next attempt is of the new one.
 func TestLeaderChangeEndsItsBackup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -452,4 +473,38 @@ func TestAnyFailures(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Expiry is done by one daemon, and by the next one when that is gone; the others do
+// not take it for missed.
+func TestExpiryIsDoneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		done := map[string]int{}
+		for _, name := range []string{"n1", "n2", "n3"} {
+			n := w.start(name, minutely("replica"))
+			defer n.end()
+			n.config.Retention.Schedule = "@every 1m"
+			n.expire = func(context.Context) ([]any, error) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				done[name]++
+				return nil, nil
+			}
+			n.schedule()
+		}
+		time.Sleep(3*time.Minute + 30*time.Second)
+		w.kill("n1")
+		time.Sleep(3 * time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if done["n1"] != 3 || done["n2"] < 2 || done["n3"] > 0 {
+			t.Errorf("expired by %v", done)
+		}
+		for _, state := range w.daemons["n3"].runner.States() {
+			if state.Job == expireJob && state.Last.Result != scheduler.Succeeded {
+				t.Errorf("n3 has %+v", state.Last)
+			}
+		}
+	})
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,9 +61,13 @@ func (s *service) jobs() (all []scheduler.Job) {
 	s.mu.Lock()
 	c, v := s.config, s.survey
 	s.mu.Unlock()
+	from := v.Info.Created
+	if v.at.IsZero() || v.empty {
+		from = time.Now().AddDate(100, 0, 0) // which times are the repository's own is not known yet
+	}
 	for _, schedule := range c.Schedules {
 		timetable, _ := schedule.Timetable() // validated
-		all = append(all, s.backupJob(schedule, timetable, v.Info.Created))
+		all = append(all, s.backupJob(schedule, timetable, from))
 	}
 	if v.wantsFirst() && len(c.Schedules) > 0 {
 		first := c.Schedules[0]
@@ -73,7 +76,7 @@ func (s *service) jobs() (all []scheduler.Job) {
 	}
 	if timetable, _ := c.Retention.Timetable(); timetable != nil && s.expire != nil {
 		all = append(all, scheduler.Job{Name: expireJob, Timetable: timetable, Attempts: 3, Delay: time.Minute, Ceiling: expireCeiling,
-			From: s.started, Turn: s.expireTurn, Run: s.runExpire})
+			From: s.started, Done: s.expireDone, Turn: s.expireTurn, Run: s.runExpire})
 	}
 	return all
 }
@@ -102,9 +105,6 @@ func (s *service) committed(ctx context.Context, id catalog.BackupID) (bool, err
 
 // turn takes the claim on a scheduled time if this daemon is the one to act for it.
 func (s *service) turn(ctx context.Context, c config.Schedule, at time.Time) (bool, string, error) {
-	if why := s.unready(); why != "" {
-		return false, why, nil
-	}
 	t, _, err := s.view.now()
 	if err != nil {
 		return false, fmt.Sprintf("the cluster cannot be seen: %v", err), nil
@@ -130,22 +130,6 @@ func (s *service) turn(ctx context.Context, c config.Schedule, at time.Time) (bo
 		return false, "another daemon has just done it", err
 	}
 	return true, why, nil
-}
-
-// unready says why no backup begins: which times are the repository's own is known
-// when it has been read, and in an empty one the first backup comes first.
-func (s *service) unready() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.survey.at.IsZero() && s.survey.err != nil:
-		return fmt.Sprintf("the repository cannot be read: %v", s.survey.err)
-	case s.survey.at.IsZero():
-		return "the repository has not been read yet"
-	case s.survey.empty:
-		return "nothing was archived yet"
-	}
-	return ""
 }
 
 // others are the daemons of the cluster, this one among them.
@@ -267,13 +251,21 @@ func (s *service) surveyAgain() {
 	}
 }
 
-// missed records a time that nobody will do any more.
+// missed records a time that nobody does or will do any more.
 func (s *service) missed(ctx context.Context, c config.Schedule, at time.Time, why string) error {
 	repository, err := s.repository()
 	if err != nil {
 		return err
 	}
 	id := catalog.ScheduledID(at, c.Name)
+	// A run that began in time may outlast its period: it holds the claim, and is no miss.
+	if why := s.grasp(ctx, "runs/"+string(id), source{}); why != "" {
+		return errors.New(why)
+	}
+	defer s.letGo("runs/" + string(id)).Release()
+	if taken, err := s.done(ctx, id); taken || err != nil {
+		return err
+	}
 	if err := repository.ReportMissed(ctx, catalog.Missed{Backup: id, Reason: why, By: s.me.Member, At: time.Now().UTC()}); err != nil {
 		return err
 	}
@@ -282,17 +274,18 @@ func (s *service) missed(ctx context.Context, c config.Schedule, at time.Time, w
 	return nil
 }
 
-// expireTurn lets the first daemon by name expire, and one at a time.
-func (s *service) expireTurn(ctx context.Context, _ time.Time) (bool, string, error) {
+// expireDone tells that expiry is done by another: by the first daemon by name.
+func (s *service) expireDone(ctx context.Context, _ time.Time) (bool, error) {
 	all, why := s.others(ctx)
 	if why != "" {
-		return false, why, nil
+		return false, errors.New(why)
 	}
-	first := slices.MinFunc(all, func(a, b cluster.Daemon) int { return cmp.Compare(a.Member, b.Member) })
-	if first.Member != s.me.Member {
-		return false, "the daemon of " + first.Member + " does it", nil
-	}
-	why = s.grasp(ctx, "ops/expire", source{})
+	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member }), nil
+}
+
+// expireTurn lets one daemon expire at a time.
+func (s *service) expireTurn(ctx context.Context, _ time.Time) (bool, string, error) {
+	why := s.grasp(ctx, "ops/expire", source{})
 	return why == "", why, nil
 }
 

@@ -190,9 +190,15 @@ func TestFirstBackupIsDue(t *testing.T) {
 	if got := names(); !slices.Equal(got, []string{"nightly"}) {
 		t.Errorf("before the repository was read: %v", got)
 	}
+	if from := s.jobs()[0].From; !from.After(time.Now().AddDate(1, 0, 0)) {
+		t.Errorf("before the repository was read, times from %s on are due", from)
+	}
 	s.survey.at, s.survey.Info.Created = time.Now(), time.Now()
 	if got := names(); !slices.Equal(got, []string{"nightly", "first"}) {
 		t.Errorf("without a backup: %v", got)
+	}
+	if from := s.jobs()[0].From; !from.Equal(s.survey.Info.Created) {
+		t.Errorf("times from %s on are due, the repository is of %s", from, s.survey.Info.Created)
 	}
 	s.healthy(time.Now())
 	if got := names(); !slices.Equal(got, []string{"nightly"}) {

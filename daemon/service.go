@@ -130,6 +130,9 @@ func (s *service) see(t cluster.Topology, err error) {
 	case err != nil:
 		s.event(slog.LevelWarn, "leader.unconfirmed", "nobody may be taken for the leader; schedules wait", "error", err)
 	}
+	if t.SystemIdentifier != before.SystemIdentifier || t.Leader != before.Leader {
+		s.surveyAgain() // which repository is meant is known now, or who may begin it
+	}
 	if t.Leader != before.Leader {
 		s.event(slog.LevelInfo, "leader.changed", "the leader changed", "from", before.Leader, "to", t.Leader)
 	}
@@ -195,5 +198,6 @@ func (s *service) adopt(c config.Config) error {
 	s.config, s.opener = c, opener
 	s.mu.Unlock()
 	s.schedule()
+	s.surveyAgain()
 	return nil
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -58,7 +59,7 @@ func (s *service) lookAtStore(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	switch {
-	case err != nil && before.err == nil && ctx.Err() != context.Canceled:
+	case err != nil && before.err == nil && !errors.Is(err, errNoSystem) && ctx.Err() != context.Canceled:
 		s.event(slog.LevelWarn, "store.lost", "the repository cannot be read", "error", err)
 	case err == nil && before.err != nil:
 		s.event(slog.LevelInfo, "store.back", "the repository can be read again")

@@ -92,6 +92,103 @@ func TestMembersKeepWhatTheySay(t *testing.T) {
 	}
 }
 
+// The keys of one healthy cluster as each version writes them, and of the same one
+// through GET /cluster, GET /config and GET /patroni.
+func TestShapesOfPatronisVersions(t *testing.T) {
+	const member = `"conn_url":"postgres://10.0.0.%s:5432/postgres","api_url":"http://10.0.0.%[1]s:8008/patroni","state":"running"`
+	common := func(version string, extra map[string]string) (pairs []pair) {
+		for name, value := range map[string]string{"initialize": "7301234567890123456", "leader": "n1", "history": `[[1,100,"no recovery target specified","2026-11-21T00:00:00+00:00","n1"]]`} {
+			pairs = append(pairs, pair{base + "/" + name, []byte(value), 41})
+		}
+		for name, value := range extra {
+			if number, ok := strings.CutPrefix(name, "members/n"); ok {
+				value = "{" + fmt.Sprintf(member, number) + `,"version":"` + version + `",` + value + "}"
+			}
+			pairs = append(pairs, pair{base + "/" + name, []byte(value), 42})
+		}
+		return pairs
+	}
+	for name, c := range map[string]struct {
+		pairs []pair
+		want  string
+	}{
+		"3.0.2": {common("3.0.2", map[string]string{
+			"config": `{"ttl":20,"loop_wait":2,"retry_timeout":3,"postgresql":{"use_pg_rewind":true}}`, "status": `{"optime":1000,"slots":{"n2":900}}`, "sync": `{"leader":"n1","sync_standby":"N2"}`,
+			"members/n1": `"role":"master","xlog_location":1000,"timeline":2`,
+			"members/n2": `"role":"replica","xlog_location":900,"timeline":2,"tags":{"nobackup":true}`,
+			"members/n3": `"role":"replica","xlog_location":800,"timeline":2,"pending_restart":true`,
+		}), "term 41 at 1000, ttl 20s, round 2s, synchronous [n2], failsafe false; n1 primary 1000/0; n2 replica 900/0 nobackup; n3 replica 800/0 restarts"},
+		"4.1.4": {common("4.1.4", map[string]string{
+			"config": `{"synchronous_mode":"quorum","failsafe_mode":true}`, "status": `{"optime":1000,"slots":{"n2":900},"retain_slots":["n2"]}`, "sync": `{"leader":"n1","sync_standby":"n3,n2","quorum":1}`,
+			"failsafe":   `{"n1":"http://10.0.0.1:8008/patroni"}`,
+			"members/n1": `"role":"primary","xlog_location":1000,"timeline":2`,
+			"members/n2": `"role":"replica","replication_state":"streaming","xlog_location":900,"receive_lsn":900,"replay_lsn":850,"timeline":2,"tags":{"nobackup":"yes"}`,
+			"members/n3": `"role":"replica","replication_state":"in archive recovery","xlog_location":800,"replay_lsn":800,"timeline":2,"pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"200"}}`,
+		}), "term 41 at 1000, ttl 30s, round 10s, synchronous [n2 n3], failsafe true; n1 primary 1000/0; n2 replica 900/850 streaming nobackup; n3 replica 800/800 in archive recovery restarts"},
+		"before 2.1, with nothing synchronous": {common("2.0.2", map[string]string{
+			"config": `{"ttl":"45","pause":false}`, "optime/leader": "1000", "sync": `{"leader":null,"sync_standby":null}`,
+			"members/n1": `"role":"master","xlog_location":1000,"timeline":2`,
+		}), "term 41 at 1000, ttl 45s, round 10s, synchronous [], failsafe false; n1 primary 1000/0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseTopology(base, c.pairs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line := details(got); line != c.want {
+				t.Errorf("\n got %s\nwant %s", line, c.want)
+			}
+		})
+	}
+}
+
+// details writes what a choice of the source is made from.
+func details(t cluster.Topology) string {
+	line := fmt.Sprintf("term %d at %d, ttl %s, round %s, synchronous %v, failsafe %t", t.Term, uint64(t.Position), t.TTL, t.LoopWait, t.Synchronous, t.Failsafe)
+	for _, m := range t.Members {
+		line += strings.TrimRight(fmt.Sprintf("; %s %s %d/%d %s", m.Name, m.Role, uint64(m.LSN), uint64(m.Replay), m.ReplicationState), " ")
+		if m.Tagged("nobackup") {
+			line += " nobackup"
+		}
+		if m.PendingRestart {
+			line += " restarts"
+		}
+	}
+	return line
+}
+
+func TestShapesOfTheAPI(t *testing.T) {
+	for name, c := range map[string]struct{ version, cluster, config, want string }{
+		"3.0.2": {"3.0.2", `{"members":[{"name":"n1","role":"leader","state":"running","api_url":"http://10.0.0.1:8008/patroni","host":"10.0.0.1","port":5432,"timeline":2},
+			{"name":"n2","role":"sync_standby","state":"running","timeline":2,"tags":{"nobackup":true},"lag":100},
+			{"name":"n3","role":"replica","state":"stopped","pending_restart":true,"lag":"unknown"}]}`, `{"ttl":20,"loop_wait":2}`,
+			"term 0 at 1000, ttl 20s, round 2s, synchronous [n2], failsafe false; n1 primary 1000/0; n2 replica 900/0 nobackup; n3 replica 0/0 restarts"},
+		"4.1.4": {"4.1.4", `{"members":[{"name":"n1","role":"standby_leader","state":"streaming","timeline":2},
+			{"name":"n2","role":"quorum_standby","state":"streaming","timeline":2,"lag":0,"receive_lsn":"0/3E8","replay_lsn":"0/3E8","receive_lag":0},
+			{"name":"n3","role":"replica","state":"in archive recovery","timeline":2,"lag":5000}],"scope":"main"}`, `{"failsafe_mode":"on","standby_cluster":{"host":"h"}}`,
+			"term 0 at 1000, ttl 30s, round 10s, synchronous [n2], failsafe true; n1 standby_leader 1000/0 streaming; n2 replica 1000/0 streaming; n3 replica 0/0 in archive recovery"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var all clusterJSON
+			var own statusJSON
+			var config dynamicConfig
+			if err := errors.Join(json.Unmarshal([]byte(c.cluster), &all), json.Unmarshal([]byte(c.config), &config),
+				json.Unmarshal([]byte(`{"database_system_identifier":"7301234567890123456","patroni":{"scope":"main","version":"`+c.version+`"}}`), &own)); err != nil {
+				t.Fatal(err)
+			}
+			got := cluster.Topology{Position: 1000}
+			config.apply(&got)
+			got = topologyOfAPI(got, all, own)
+			if line := details(got); line != c.want {
+				t.Errorf("\n got %s\nwant %s", line, c.want)
+			}
+			if n2, _ := got.Member("n2"); n2.State != "running" || n2.Version != c.version || got.Leader != "n1" {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
 func TestBasePath(t *testing.T) {
 	for namespace, want := range map[string]string{
 		"": "/service/x", "service": "/service/x", "/service/": "/service/x", "//service//": "/service/x", "/": "/x", "/a//b/": "/a/b/x",
@@ -124,6 +221,35 @@ func FuzzParseTopology(f *testing.F) {
 		}
 		if _, err := json.Marshal(got); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzTopologyOfAPI(f *testing.F) {
+	f.Add([]byte(two), []byte(`{"ttl":20,"loop_wait":2,"standby_cluster":{"port":5432}}`))
+	f.Add([]byte(`{"members":[{"name":"","role":"leader","lag":-1},{"name":"a","role":"master","lag":1e300},{"name":"a","role":"sync_standby"}]}`), []byte(`{"ttl":-1,"pause":[]}`))
+	f.Fuzz(func(t *testing.T, members, settings []byte) {
+		var all clusterJSON
+		var config dynamicConfig
+		if json.Unmarshal(members, &all) != nil || json.Unmarshal(settings, &config) != nil {
+			return
+		}
+		got := cluster.Topology{Position: 1000}
+		config.apply(&got)
+		got = topologyOfAPI(got, all, statusJSON{})
+		for _, m := range got.Members {
+			if m.Name != got.Leader && (m.Role == cluster.Primary || m.Role == cluster.StandbyLeader) {
+				t.Fatalf("%+v", got)
+			}
+		}
+		if got.TTL <= 0 || got.LoopWait <= 0 || round(got) < shortestRound || round(got) > longestRound {
+			t.Fatalf("%s and %s", got.TTL, got.LoopWait)
+		}
+		for _, policy := range []cluster.SourcePolicy{cluster.FromLeader, cluster.PreferReplica, cluster.FromReplica} {
+			choice, err := cluster.ChooseSource(got, cluster.SourceWant{Policy: policy, Waited: true})
+			if _, none := errors.AsType[*cluster.NoSourceError](err); err != nil && !none || err == nil && choice.Member == "" {
+				t.Fatalf("%+v, %v of %+v", choice, err, got)
+			}
 		}
 	})
 }

@@ -303,3 +303,31 @@ func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
 		k.good("archiver", "archived %s at %sZ, %s wait", archiver.LastArchived, clock(archiver.ArchivedAt), plural(archiver.Backlog, "file"))
 	}
 }
+
+// checkWay proves the way into the archive and back.
+func (a *app) checkWay(ctx context.Context, k *checklist, s *server.Server, f server.Facts) {
+	if !f.InRecovery && !f.Archives() {
+		return // said already
+	}
+	repository, err := a.repository(f.System)
+	way := wal.Way{Server: s, Facts: f, Repository: repository, State: a.config.Cluster.StateDir}
+	var segment postgres.Segment
+	if err == nil {
+		segment, err = way.Into(ctx)
+	}
+	switch {
+	case err != nil:
+		k.trouble("way into the archive", err)
+		return
+	case f.RestoreCommand != "":
+		err = way.Back(ctx, segment)
+	case f.InRecovery:
+		k.say("restore_command", unwise, "pgha-backup patroni setup --apply sets it", "empty: a standby that falls behind its leader's WAL cannot catch up")
+	}
+	k.good("way into the archive", "%s went through", segment)
+	if err != nil {
+		k.trouble("restore_command", err)
+	} else if f.RestoreCommand != "" {
+		k.good("restore_command", "%s came back", segment)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
+	"github.com/pgha-backup/pgha-backup/internal/backoff"
 	"github.com/pgha-backup/pgha-backup/postgres/server"
 	"github.com/pgha-backup/pgha-backup/restore"
 )
@@ -43,16 +44,16 @@ func (a *app) createReplica(ctx context.Context, f replicaFlags) error {
 	if err := f.settle(a); err != nil {
 		return err
 	}
-	stamp := newStamp(a.config.Cluster.StateDir, "create-replica", a.log)
-	if err := stamp.allows(a.now()); err != nil {
-		return err
+	stamp := backoff.New(a.config.Cluster.StateDir, "create-replica", a.log)
+	if err := stamp.Allows(a.now()); err != nil {
+		return fail(exitPreflight, hintOf(err), "%w", err)
 	}
 	err := a.replica(ctx, f)
 	if exitCode(err) == exitNotFound { // no backup, no repository: nothing was changed
 		err = fail(exitPreflight, hintOf(err), "%w", err)
 	}
 	if ctx.Err() == nil {
-		stamp.note(a.now(), err)
+		stamp.Note(a.now(), err)
 	}
 	return err
 }

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 )
@@ -30,7 +28,7 @@ func TestCreateReplicaRefusesEarly(t *testing.T) {
 	}{
 		{"no repository", func() {}, patroniArgs("main", dir), exitPreflight, "holds nothing of cluster main"},
 		{"asked again at once", func() {}, patroniArgs("main", dir), exitPreflight,
-			"create-replica failed 1 time, last at 2026-11-21T12:00:00Z (repository nas holds nothing of cluster main): not tried again before 2026-11-21T12:00:10Z"},
+			"create-replica failed (times in a row: 1), last at 2026-11-21T12:00:00Z (repository nas holds nothing of cluster main): not tried again before 2026-11-21T12:00:10Z"},
 		{"another cluster", func() { h.must(os.Remove(stamp)) }, patroniArgs("other", dir), exitConfig, "Patroni means cluster other"},
 		{"only a damaged backup", h.damaged, patroniArgs("main", dir), exitPreflight, "no undamaged full backup lies on the history of timeline 1"},
 		{"no data directory", func() { h.must(os.RemoveAll(stamp)) }, []string{"patroni", "create-replica"}, exitConfig, "the data directory is not known"},
@@ -52,36 +50,6 @@ func (h *host) damaged() {
 	h.must(err)
 	h.archive(1, 1, 4)
 	h.backup("20261121T090000Z-manual-1f0a", 2, 3, catalog.Damage{Path: "base/5/16384", Blocks: []uint32{7}})
-}
-
-func TestStamp(t *testing.T) {
-	s := newStamp(filepath.Join(t.TempDir(), "state"), "work", slog.New(slog.DiscardHandler))
-	now := noon
-	for i, pause := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
-		s.note(now, os.ErrInvalid)
-		next := now.Add(pause * time.Second)
-		if got := s.read().next(now); !got.Equal(next) {
-			t.Errorf("after failure %d: next at %s, want %s", i+1, got, next)
-		}
-		if s.allows(next.Add(-time.Second)) == nil || s.allows(next) != nil {
-			t.Errorf("after failure %d: not refused until %s", i+1, next)
-		}
-		now = next
-	}
-	if err := s.allows(now.Add(-time.Hour)); err != nil {
-		t.Errorf("a clock set back: %v", err)
-	}
-	s.note(now.Add(2*time.Hour), os.ErrInvalid)
-	if f := s.read(); f.Count != 1 {
-		t.Errorf("an old row of failures counts: %+v", f)
-	}
-	s.note(now, nil)
-	if err := s.allows(now); err != nil {
-		t.Errorf("after a success: %v", err)
-	}
-	if err := os.WriteFile(s.path, []byte("{"), 0o600); err != nil || s.allows(now) != nil {
-		t.Errorf("a torn stamp refuses: %v", err)
-	}
 }
 
 func TestBootstrapRefusesEarly(t *testing.T) {

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,14 +35,12 @@ func newSetupCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-type object = map[string]any
-
 // setup is what the command prints.
 type setup struct {
-	Config  object   `json:"config"`            // what Patroni is to be told
-	Applied bool     `json:"applied"`           // it has been told
-	Changed []string `json:"changed,omitempty"` // what differed
-	Pending []string `json:"pending_restart,omitempty"`
+	Config  map[string]any `json:"config"`            // what Patroni is to be told
+	Applied bool           `json:"applied"`           // it has been told
+	Changed []string       `json:"changed,omitempty"` // what differed
+	Pending []string       `json:"pending_restart,omitempty"`
 }
 
 func (a *app) setup(ctx context.Context, program string, apply, yes bool) error {
@@ -53,7 +49,7 @@ func (a *app) setup(ctx context.Context, program string, apply, yes bool) error 
 		return err
 	}
 	if !apply {
-		return a.printSetup(setup{Config: wanted(prefix, nil)}, prefix)
+		return a.printSetup(setup{Config: wanted(prefix).Over(nil)}, prefix)
 	}
 	if !a.hasPatroni() {
 		return fail(exitConfig, "set patroni.config", "the configuration does not say how to reach Patroni")
@@ -75,9 +71,9 @@ func (a *app) setup(ctx context.Context, program string, apply, yes bool) error 
 	if err != nil {
 		return fmt.Errorf("read Patroni's configuration: %w", err)
 	}
-	s := setup{Config: wanted(prefix, now), Applied: true}
-	s.Changed = differences("", s.Config, now)
-	if foreign := replaced(now); foreign != "" && !yes {
+	s := setup{Config: wanted(prefix).Over(now), Applied: true}
+	s.Changed = patroni.Differences(s.Config, now)
+	if foreign := wanted(prefix).Foreign(now); foreign != "" && !yes {
 		return fail(exitPreflight, "if the other tool is to be replaced, pass --yes", "nothing was changed: %s", foreign)
 	}
 	if len(s.Changed) > 0 {
@@ -85,7 +81,7 @@ func (a *app) setup(ctx context.Context, program string, apply, yes bool) error 
 			return fmt.Errorf("change Patroni's configuration: %w", err)
 		}
 	}
-	if s.Pending, err = pending(ctx, observer, slices.Contains(s.Changed, "postgresql.parameters.archive_mode")); err != nil {
+	if s.Pending, err = observer.PendingRestart(ctx, slices.Contains(s.Changed, "postgresql.parameters.archive_mode")); err != nil {
 		return err
 	}
 	return a.printSetup(s, prefix)
@@ -103,101 +99,11 @@ func (a *app) called(program string) ([]string, error) {
 	return command[:slices.Index(command, "archive-get")], nil
 }
 
-// wanted is what Patroni's dynamic configuration must hold. Of what is there now it
-// keeps archive_timeout and the other methods that make members.
-func wanted(prefix []string, now object) object {
+// wanted is what Patroni's dynamic configuration must hold.
+func wanted(prefix []string) patroni.Setup {
 	line := func(args ...string) string { return restore.ShellCommand(slices.Concat(prefix, args)) }
-	parameters := object{"archive_mode": "on", "archive_command": line("archive-push", "%p")}
-	if mode := at(now, "postgresql", "parameters", "archive_mode"); mode == "always" {
-		parameters["archive_mode"] = "always"
-	}
-	if timeout := at(now, "postgresql", "parameters", "archive_timeout"); timeout == "" || timeout == "0" || timeout == "0s" {
-		parameters["archive_timeout"] = "60s"
-	}
-	methods := []any{ourMethod}
-	section, _ := now["postgresql"].(object)
-	others, _ := section["create_replica_methods"].([]any)
-	for _, other := range others {
-		if other != ourMethod {
-			methods = append(methods, other)
-		}
-	}
-	if !slices.Contains(methods, any("basebackup")) {
-		methods = append(methods, "basebackup")
-	}
-	return object{"postgresql": object{
-		"parameters":             parameters,
-		"recovery_conf":          object{"restore_command": line("archive-get", "%f", "%p")},
-		"create_replica_methods": methods,
-		ourMethod:                object{"command": line("patroni", "create-replica")},
-	}}
-}
-
-// ourMethod is the name of our section in Patroni's configuration.
-const ourMethod = "pgha_backup"
-
-// at is a scalar of a configuration as text: Patroni compares values so.
-func at(in object, keys ...string) string {
-	for _, key := range keys[:len(keys)-1] {
-		in, _ = in[key].(object)
-	}
-	if v := in[keys[len(keys)-1]]; v != nil {
-		return fmt.Sprint(v)
-	}
-	return ""
-}
-
-// differences are the paths of what is wanted and is not so now.
-func differences(path string, want, now object) (found []string) {
-	for key, v := range want {
-		switch v := v.(type) {
-		case object:
-			below, _ := now[key].(object)
-			found = append(found, differences(path+key+".", v, below)...)
-		default:
-			if !reflect.DeepEqual(v, now[key]) && (reflect.TypeOf(v).Kind() == reflect.Slice || fmt.Sprint(v) != at(now, key)) {
-				found = append(found, path+key)
-			}
-		}
-	}
-	slices.Sort(found)
-	return found
-}
-
-// replaced tells which command of another tool stands where ours is to stand.
-func replaced(now object) string {
-	for _, c := range [][]string{{"postgresql", "parameters", "archive_command", "archive-push"}, {"postgresql", "recovery_conf", "restore_command", "archive-get"}} {
-		command := at(now, c[:3]...)
-		if !slices.Contains([]string{"", "true", "/bin/true", "/bin/false", "false"}, command) && !strings.Contains(command, c[3]) {
-			return fmt.Sprintf("%s is another's: %s", c[2], command)
-		}
-	}
-	return ""
-}
-
-// pending are the members that wait for a restart. Patroni finds that out in its
-// next round: a change that takes a restart is waited for.
-func pending(ctx context.Context, observer *patroni.Observer, expected bool) (names []string, err error) {
-	for began := time.Now(); ; {
-		t, err := observer.Topology(ctx)
-		if err != nil {
-			return nil, err
-		}
-		names = names[:0]
-		for _, m := range t.Members {
-			if m.PendingRestart {
-				names = append(names, m.Name)
-			}
-		}
-		if !expected || len(names) == len(t.Members) || time.Since(began) > 2*cmp.Or(t.LoopWait, 10*time.Second) {
-			return names, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(500 * time.Millisecond):
-		}
-	}
+	return patroni.Setup{Program: filepath.Base(prefix[0]), Archive: line("archive-push", "%p"), Restore: line("archive-get", "%f", "%p"),
+		Replica: line("patroni", "create-replica")}
 }
 
 func (a *app) printSetup(s setup, prefix []string) error {
@@ -206,7 +112,7 @@ func (a *app) printSetup(s setup, prefix []string) error {
 		if !s.Applied {
 			_, err := fmt.Fprintf(a.stdout, "# For patronictl edit-config, or: pgha-backup patroni setup --apply\n  %s\n\n"+
 				"# For patroni.yml of a new cluster that is made from another cluster's repository:\n"+
-				"bootstrap:\n  method: %s\n  %s:\n    command: %s\n", out, ourMethod, ourMethod,
+				"bootstrap:\n  method: %s\n  %s:\n    command: %s\n", out, patroni.OurMethod, patroni.OurMethod,
 				restore.ShellCommand(slices.Concat(prefix, []string{"patroni", "bootstrap", "--from-config", filepath.Join(filepath.Dir(a.config.File), "source.yaml")})))
 			return err
 		}

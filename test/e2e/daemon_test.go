@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,7 +140,9 @@ func (w *world) reloads(d *daemons, m *lab.Member) {
 
 // TestDaemonsLose takes etcd away altogether, and a daemon in the middle of a backup.
 func TestDaemonsLose(t *testing.T) {
-	w := newWorld(t, worldOptions{extra: strings.Replace(often, "retention:", "backup: {rate_limit: 4MiB}\nretention:", 1)})
+	hba := []any{"local all all scram-sha-256", "local replication all scram-sha-256", "host replication all 127.0.0.0/8 scram-sha-256", "host all all 127.0.0.0/8 scram-sha-256"}
+	w := newWorld(t, worldOptions{extra: strings.Replace(often, "retention:", "backup: {rate_limit: 4MiB}\nretention:", 1),
+		patroni: map[string]any{"postgresql": map[string]any{"pg_hba": hba}}})
 	w.cluster.PatchConfig(`{"failsafe_mode": true}`)
 	d := w.daemons(20 * time.Second)
 	began := time.Now()
@@ -191,7 +196,46 @@ func TestDaemonsLose(t *testing.T) {
 	}
 	w.cluster.WaitHealthy(time.Minute)
 	d.more(1, 90*time.Second)
+	w.backupHost(d)
 	taken, missed := d.eachTimeOnce(began, time.Now().Add(-2*d.period))
 	t.Logf("%d scheduled times were taken, %d missed, since %s", taken, missed, began.UTC().Format(time.TimeOnly))
 	d.stop()
+}
+
+// backupHost lets a daemon without a data directory take over for replicas whose own
+// daemons have ended.
+func (w *world) backupHost(d *daemons) {
+	w.Helper()
+	for _, m := range w.cluster.Replicas() {
+		if err := d.running[m.Name].Stop(syscall.SIGTERM, 25*time.Second); err != nil {
+			w.Fatal(err)
+		}
+		delete(d.running, m.Name)
+	}
+	run, leader := lab.RunOf(w.T), w.cluster.Leader()
+	state := run.Mkdir(lab.UserInfra, 0o700, "backup-host")
+	_, repository, _ := strings.Cut(w.config(leader, w.s3.Endpoint), "repositories:")
+	text := fmt.Sprintf("cluster: {scope: %s, member: host, state_dir: %s, dsn: 'host=%s user=postgres dbname=postgres password=%s'}\npatroni: {etcd: {endpoints: [%s]}}\nrepositories:%s",
+		w.cluster.Scope, state, leader.Host, lab.Password, "http://"+strings.Join(w.cluster.Etcd.Endpoints(), ", http://"), repository) +
+		strings.ReplaceAll(often, "{host}:8018", leader.Host+":8019")
+	config := run.WriteFile(lab.UserInfra, 0o600, text, "pgha-host.yaml")
+	d.running["host"] = run.Start(lab.UserInfra, "daemon-host", nil, w.binary, "--config", config, "daemon")
+	known := d.manifests()
+	lab.Poll(w, 90*time.Second, "a backup by the backup host", func() error {
+		for _, id := range d.manifests() {
+			if slices.Contains(known, id) {
+				continue
+			}
+			var m catalog.Manifest
+			if err := json.Unmarshal([]byte(w.must(leader, "show", string(id), "--format", "json").stdout), &m); err != nil {
+				return err
+			}
+			if m.Source == "base-backup" && m.Role == "replica" && m.Member != leader.Name {
+				return nil
+			}
+			known = append(known, id)
+			w.Logf("%s is of %s by %s", id, m.Member, m.Source)
+		}
+		return errNotYet
+	})
 }

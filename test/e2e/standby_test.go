@@ -112,7 +112,14 @@ func (w *world) refusals(leader, replica *lab.Member) {
 		})
 	}
 	refused(leader, "replica", fmt.Sprintf("member %s leads lab: --source replica wants one that does not\nhint: run it on another member\n", leader.Name))
-	refused(leader, "prefer-replica", fmt.Sprintf("member %s leads lab, and replica %s can serve\nhint: run it on %s\n", leader.Name, replica.Name, replica.Name))
+	r := w.do(leader, "backup", "--source", "prefer-replica")
+	named := false // any replica: they are equal but for what Patroni last saw of their lag
+	for _, m := range w.cluster.Replicas() {
+		named = named || strings.HasSuffix(r.stderr, fmt.Sprintf("error: member %s leads lab, and replica %s can serve\nhint: run it on %s\n", leader.Name, m.Name, m.Name))
+	}
+	if r.code != 4 || !named {
+		w.Errorf("--source prefer-replica on %s: %s", leader.Name, r)
+	}
 	refused(replica, "leader", fmt.Sprintf("member %s is not the leader of lab: %s is\nhint: run it on %s\n", replica.Name, leader.Name, leader.Name))
 	replica.Exec("select pg_wal_replay_pause()")
 	refused(replica, "replica", "replay is paused on the standby\nhint: resume it with SELECT pg_wal_replay_resume(), or choose another member\n")

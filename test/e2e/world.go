@@ -35,8 +35,9 @@ type worldOptions struct {
 	major   int
 	members int
 	etcd    int
-	proxied bool   // a fault proxy stands before the store
-	extra   string // more lines of our configuration; {host} is the member's address
+	proxied bool           // a fault proxy stands before the store
+	patroni map[string]any // more of each patroni.yml
+	extra   string         // more lines of our configuration; {host} is the member's address
 }
 
 func newWorld(t *testing.T, o worldOptions) *world {
@@ -53,7 +54,7 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		endpoint = "http://" + w.proxy.Addr()
 	}
 	w.cluster = lab.StartCluster(t, lab.ClusterOptions{
-		Members: o.members, Major: o.major, Etcd: o.etcd, HAProxy: true,
+		Members: o.members, Major: o.major, Etcd: o.etcd, HAProxy: true, Extra: o.patroni,
 		Parameters:     map[string]string{"track_commit_timestamp": "on"}, // marks know their commit's time
 		ArchiveCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-push %p",
 		RestoreCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-get %f %p",

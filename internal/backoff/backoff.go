@@ -1,8 +1,11 @@
-package main
+// Package backoff remembers on this host that something failed, for a caller that
+// would try again every few seconds.
+package backoff
 
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,13 +14,20 @@ import (
 	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
 )
 
-// stamp remembers on this host that something failed, so that a caller which tries
-// again every few seconds does not make the same work, and noise, each time.
-type stamp struct {
+// Stamp keeps attempts apart, so that not every one makes the same work and noise.
+type Stamp struct {
 	path string
 	what string
 	log  *slog.Logger
 }
+
+// TooSoonError refuses an attempt.
+type TooSoonError struct{ problem, path string }
+
+func (e *TooSoonError) Error() string { return e.problem }
+
+// Hint is what a person can do about it.
+func (e *TooSoonError) Hint() string { return "to try at once: rm " + e.path }
 
 // failures is the content of a stamp.
 type failures struct {
@@ -26,8 +36,9 @@ type failures struct {
 	Error string    `json:"error"`
 }
 
-func newStamp(dir, what string, log *slog.Logger) stamp {
-	return stamp{filepath.Join(dir, what+".failed"), what, log}
+// New is the stamp of what, kept as a file in dir.
+func New(dir, what string, log *slog.Logger) Stamp {
+	return Stamp{filepath.Join(dir, what+".failed"), what, log}
 }
 
 // Pauses between attempts: doubled from the first to the longest; older failures
@@ -46,7 +57,7 @@ func (f failures) next(now time.Time) time.Time {
 	return f.Last.Add(min(firstPause<<min(f.Count-1, 10), longestPause))
 }
 
-func (s stamp) read() (f failures) {
+func (s Stamp) read() (f failures) {
 	data, err := os.ReadFile(s.path)
 	if err == nil {
 		err = json.Unmarshal(data, &f)
@@ -57,18 +68,18 @@ func (s stamp) read() (f failures) {
 	return f
 }
 
-// allows refuses an attempt that comes too early.
-func (s stamp) allows(now time.Time) error {
+// Allows refuses an attempt that comes too early, with a *TooSoonError.
+func (s Stamp) Allows(now time.Time) error {
 	f := s.read()
 	if next := f.next(now); next.After(now) {
-		return fail(exitPreflight, "to try at once: rm "+s.path, "%s failed %s, last at %s (%s): not tried again before %s",
-			s.what, plural(f.Count, "time"), f.Last.UTC().Format(time.RFC3339), f.Error, next.UTC().Format(time.RFC3339))
+		return &TooSoonError{fmt.Sprintf("%s failed (times in a row: %d), last at %s (%s): not tried again before %s",
+			s.what, f.Count, f.Last.UTC().Format(time.RFC3339), f.Error, next.UTC().Format(time.RFC3339)), s.path}
 	}
 	return nil
 }
 
-// note remembers how an attempt ended.
-func (s stamp) note(now time.Time, failed error) {
+// Note remembers how an attempt ended.
+func (s Stamp) Note(now time.Time, failed error) {
 	if failed == nil {
 		_ = os.Remove(s.path)
 		return

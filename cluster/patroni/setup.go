@@ -1,0 +1,118 @@
+package patroni
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+type object = map[string]any
+
+// Setup is what Patroni must be told: the command lines that it and PostgreSQL run.
+type Setup struct {
+	Program                   string // its name, by which a command is known to be ours
+	Archive, Restore, Replica string
+}
+
+// Over is what Patroni's dynamic configuration must hold. Of what is there now it
+// keeps archive_timeout and the other methods that make members.
+func (s Setup) Over(now map[string]any) map[string]any {
+	parameters := object{"archive_mode": "on", "archive_command": s.Archive}
+	if mode := at(now, "postgresql", "parameters", "archive_mode"); mode == "always" {
+		parameters["archive_mode"] = "always"
+	}
+	if timeout := at(now, "postgresql", "parameters", "archive_timeout"); timeout == "" || timeout == "0" || timeout == "0s" {
+		parameters["archive_timeout"] = "60s"
+	}
+	methods := []any{OurMethod}
+	section, _ := now["postgresql"].(object)
+	others, _ := section["create_replica_methods"].([]any)
+	for _, other := range others {
+		if other != OurMethod {
+			methods = append(methods, other)
+		}
+	}
+	if !slices.Contains(methods, any("basebackup")) {
+		methods = append(methods, "basebackup")
+	}
+	return object{"postgresql": object{
+		"parameters":             parameters,
+		"recovery_conf":          object{"restore_command": s.Restore},
+		"create_replica_methods": methods,
+		OurMethod:                object{"command": s.Replica},
+	}}
+}
+
+// OurMethod is the name of our section in Patroni's configuration.
+const OurMethod = "pgha_backup"
+
+// at is a scalar of a configuration as text: Patroni compares values so.
+func at(in object, keys ...string) string {
+	for _, key := range keys[:len(keys)-1] {
+		in, _ = in[key].(object)
+	}
+	if v := in[keys[len(keys)-1]]; v != nil {
+		return fmt.Sprint(v)
+	}
+	return ""
+}
+
+// Differences are the paths of what is wanted and is not so now.
+func Differences(want, now map[string]any) []string { return differences("", want, now) }
+
+func differences(path string, want, now object) (found []string) {
+	for key, v := range want {
+		switch v := v.(type) {
+		case object:
+			below, _ := now[key].(object)
+			found = append(found, differences(path+key+".", v, below)...)
+		default:
+			if !reflect.DeepEqual(v, now[key]) && (reflect.TypeOf(v).Kind() == reflect.Slice || fmt.Sprint(v) != at(now, key)) {
+				found = append(found, path+key)
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// Foreign tells which command of another tool stands where ours is to stand.
+func (s Setup) Foreign(now map[string]any) string {
+	for _, path := range [][]string{{"postgresql", "parameters", "archive_command"}, {"postgresql", "recovery_conf", "restore_command"}} {
+		command := at(now, path...)
+		ours := strings.Contains(command, s.Program) || strings.Contains(command, "pgha-backup") || strings.Contains(command, "pgha-wal")
+		if !ours && !slices.Contains([]string{"", "true", "/bin/true", "/bin/false", "false"}, command) {
+			return fmt.Sprintf("%s is another's: %s", path[2], command)
+		}
+	}
+	return ""
+}
+
+// PendingRestart are the members that wait for a restart. Patroni finds that out in its
+// next round: a change that takes a restart is waited for.
+func (o *Observer) PendingRestart(ctx context.Context, expected bool) (names []string, err error) {
+	for began := time.Now(); ; {
+		t, err := o.Topology(ctx)
+		if err != nil {
+			return nil, err
+		}
+		names = names[:0]
+		for _, m := range t.Members {
+			if m.PendingRestart {
+				names = append(names, m.Name)
+			}
+		}
+		if !expected || len(names) == len(t.Members) || time.Since(began) > 2*cmp.Or(t.LoopWait, 10*time.Second) {
+			return names, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
