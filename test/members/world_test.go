@@ -23,6 +23,7 @@ import (
 // world is a store and the clusters that archive into it.
 type world struct {
 	*testing.T
+	major   int // of PostgreSQL; 15 when zero
 	run     *lab.Run
 	s3      *lab.S3
 	program string // calls ours with the configuration that lies in the home of whoever runs it
@@ -43,6 +44,7 @@ func newWorld(t *testing.T) *world {
 // start starts a cluster whose Patroni wants a password for changes.
 func (w *world) start(o lab.ClusterOptions) *lab.Cluster {
 	w.Helper()
+	o.Major = w.major
 	if o.Extra == nil {
 		o.Extra = map[string]any{}
 	}
