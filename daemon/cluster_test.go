@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/scheduler"
