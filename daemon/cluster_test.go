@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -26,12 +25,12 @@ func TestEachTimeOnce(t *testing.T) {
 			defer w.start(name, minutely("prefer-replica")).end()
 		}
 		time.Sleep(10*time.Minute + 30*time.Second)
-		if missed := w.judge(began, 10); missed > 0 || w.double > 0 || len(w.commits) != 10 {
-			t.Errorf("%d missed, %d for nothing, %v", missed, w.double, w.commits)
+		if missed := w.judge(began, 10); missed > 0 || w.waste() > 0 || len(w.taken()) != 10 {
+			t.Errorf("%d missed, %d for nothing, %v", missed, w.waste(), w.taken())
 		}
-		for id, by := range w.commits {
+		for _, by := range w.taken() {
 			if by != "n2 of n2" {
-				t.Errorf("%s was taken by %s: everybody is healthy, so n2 copies itself", id, by)
+				t.Errorf("taken by %s: everybody is healthy, so n2 copies itself", by)
 			}
 		}
 	})
@@ -48,8 +47,8 @@ func TestLeaderChangeEndsItsBackup(t *testing.T) {
 		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(70 * time.Second)))
 		w.lead("n3")
 		time.Sleep(time.Minute)
-		if got := slices.Collect(maps.Values(w.commits)); !slices.Equal(got, []string{"n3 of n3"}) || w.daemons["n1"].counts.failed != 1 {
-			t.Errorf("%v, %+v", got, w.daemons["n1"].counts)
+		if got := w.taken(); !slices.Equal(got, []string{"n3 of n3"}) || w.failures("n1") != 1 {
+			t.Errorf("%v, %d failed", got, w.failures("n1"))
 		}
 	})
 }
@@ -64,8 +63,8 @@ func TestPromotionEndsTheCopyOfAStandby(t *testing.T) {
 		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(70 * time.Second)))
 		w.lead("n2")
 		time.Sleep(45 * time.Second)
-		if got := slices.Collect(maps.Values(w.commits)); !slices.Equal(got, []string{"n1 of n1"}) || w.daemons["n2"].counts.failed != 1 {
-			t.Errorf("%v, %+v: n1 follows now", got, w.daemons["n2"].counts)
+		if got := w.taken(); !slices.Equal(got, []string{"n1 of n1"}) || w.failures("n2") != 1 {
+			t.Errorf("%v, %d failed: n1 follows now", got, w.failures("n2"))
 		}
 	})
 }
@@ -81,7 +80,7 @@ func TestAnotherTakesOver(t *testing.T) {
 		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(65 * time.Second)))
 		w.kill("n2")
 		time.Sleep(50 * time.Second)
-		if got := slices.Collect(maps.Values(w.commits)); !slices.Equal(got, []string{"n3 of n3"}) {
+		if got := w.taken(); !slices.Equal(got, []string{"n3 of n3"}) {
 			t.Error(got)
 		}
 	})
@@ -95,8 +94,8 @@ func TestTheClaimDecides(t *testing.T) {
 			defer w.start(name, minutely("prefer-replica")).end()
 		}
 		time.Sleep(5*time.Minute + 30*time.Second)
-		if len(w.commits) != 5 || w.double > 0 {
-			t.Errorf("%d for nothing, %v", w.double, w.commits)
+		if len(w.taken()) != 5 || w.waste() > 0 {
+			t.Errorf("%d for nothing, %v", w.waste(), w.taken())
 		}
 	})
 }
@@ -115,8 +114,8 @@ func TestALostClaimEndsTheBackup(t *testing.T) {
 			t.Error("a short absence of etcd ended the backup")
 		}
 		time.Sleep(10 * time.Second)
-		if d := n.status(time.Now()); len(d.Running) != 0 || n.counts.failed != 1 || len(w.commits) > 0 {
-			t.Errorf("the claim is lost, and %+v runs; %+v", d.Running, n.counts)
+		if d := n.status(time.Now()); len(d.Running) != 0 || w.failures("n2") != 1 || len(w.taken()) > 0 {
+			t.Errorf("the claim is lost, and %+v runs; %d failed", d.Running, w.failures("n2"))
 		}
 		w.etcd(nil)
 	})
@@ -151,18 +150,16 @@ func TestEmulatedWritesWantOneDaemon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		for _, name := range []string{"n2", "n3"} {
-			n := w.start(name, minutely("prefer-replica"))
-			n.config.Repositories[0].ConditionalWrites = config.Emulate
-			defer n.end()
+			defer w.start(name, minutely("prefer-replica"), func(s *service) { s.config.Repositories[0].ConditionalWrites = config.Emulate }).end()
 		}
 		time.Sleep(3 * time.Minute)
-		why := w.daemons["n2"].runner.States()[0].Waits
-		if len(w.commits) > 0 || !strings.Contains(why, "2 daemons are registered") {
-			t.Errorf("%v, %q", w.commits, why)
+		why := w.node("n2").runner.States()[0].Waits
+		if len(w.taken()) > 0 || !strings.Contains(why, "2 daemons are registered") {
+			t.Errorf("%v, %q", w.taken(), why)
 		}
 		w.kill("n3")
 		time.Sleep(2 * time.Minute)
-		if len(w.commits) == 0 {
+		if len(w.taken()) == 0 {
 			t.Error("one daemon alone takes none")
 		}
 	})
@@ -204,12 +201,12 @@ func TestAnyFailures(t *testing.T) {
 				}
 				time.Sleep(3 * time.Minute)
 				missed := w.judge(began, minutes)
-				t.Logf("%s: %d taken, %d missed, %d for nothing", policy, len(w.commits), missed, w.double)
+				t.Logf("%s: %d taken, %d missed, %d for nothing", policy, len(w.taken()), missed, w.waste())
 				if missed > minutes/2 {
 					t.Errorf("%d of %d were missed", missed, minutes)
 				}
-				for _, n := range w.daemons {
-					n.end()
+				for _, name := range names {
+					w.node(name).end()
 				}
 			})
 		})
@@ -223,26 +220,26 @@ func TestExpiryIsDoneByOne(t *testing.T) {
 		w := newWorld(t)
 		done := map[string]int{}
 		for _, name := range []string{"n1", "n2", "n3"} {
-			n := w.start(name, minutely("replica"))
-			defer n.end()
-			n.config.Retention.Schedule = "@every 1m"
-			n.expire = func(context.Context) ([]any, error) {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				done[name]++
-				return nil, nil
-			}
-			n.schedule()
+			defer w.start(name, minutely("replica"), func(s *service) {
+				s.config.Retention.Schedule = "@every 1m"
+				s.expire = func(context.Context) ([]any, error) {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					done[name]++
+					return nil, nil
+				}
+			}).end()
 		}
 		time.Sleep(3*time.Minute + 30*time.Second)
 		w.kill("n1")
 		time.Sleep(3 * time.Minute)
+		last := w.node("n3").runner.States()
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if done["n1"] != 3 || done["n2"] < 2 || done["n3"] > 0 {
 			t.Errorf("expired by %v", done)
 		}
-		for _, state := range w.daemons["n3"].runner.States() {
+		for _, state := range last {
 			if state.Job == expireJob && state.Last.Result != scheduler.Succeeded {
 				t.Errorf("n3 has %+v", state.Last)
 			}

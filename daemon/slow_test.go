@@ -18,11 +18,11 @@ func TestSlowBackupIsNotMissed(t *testing.T) {
 		}
 		time.Sleep(6 * time.Minute)
 		missed, err := catalog.New(w.store, catalog.Location{Scope: "main", System: 7}, catalog.Options{}).MissedIDs(t.Context())
-		if err != nil || len(w.commits) == 0 {
-			t.Fatal(err, w.commits)
+		if err != nil || len(w.taken()) == 0 {
+			t.Fatal(err, w.taken())
 		}
 		for _, id := range missed {
-			if _, ok := w.commits[id]; ok {
+			if w.by(id) != "" {
 				t.Errorf("%s was taken and reported as missed", id)
 			}
 		}

@@ -129,7 +129,7 @@ func (w *world) etcd(away error) {
 }
 
 // start starts a daemon on a member.
-func (w *world) start(name string, c config.Schedule) *node {
+func (w *world) start(name string, c config.Schedule, prepare ...func(*service)) *node {
 	n := &node{}
 	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: !strings.HasPrefix(name, "backup")},
 		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{},
@@ -183,6 +183,9 @@ func (w *world) start(name string, c config.Schedule) *node {
 		w.commits[t.ID] = name + " of " + t.From.Member
 		return catalog.Manifest{ID: t.ID, Member: t.From.Member}, nil
 	}
+	for _, change := range prepare {
+		change(s)
+	}
 	n.service = s
 	ctx, cancel := context.WithCancel(w.Context())
 	n.end = cancel
@@ -222,6 +225,44 @@ func (w *world) kill(name string) {
 			delete(w.daemons, name)
 		}
 	})
+}
+
+// taken are the backups and who took them, in the order of their times.
+func (w *world) taken() (all []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(w.commits)) {
+		all = append(all, w.commits[id])
+	}
+	return all
+}
+
+// by is who took a backup, or nothing.
+func (w *world) by(id catalog.BackupID) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.commits[id]
+}
+
+func (w *world) node(name string) *node {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.daemons[name]
+}
+
+// waste is how many backups were taken for nothing.
+func (w *world) waste() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.double
+}
+
+// failures are the attempts of one daemon that failed.
+func (w *world) failures(name string) int {
+	n := w.node(name)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.counts.failed
 }
 
 func minutely(policy cluster.SourcePolicy) config.Schedule {
