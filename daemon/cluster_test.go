@@ -508,3 +508,20 @@ func TestExpiryIsDoneByOne(t *testing.T) {
 		}
 	})
 }
+
+// A daemon that saw an empty store at first learns what is its to do when another has
+// made the repository, also where a whole backup is there by the second look.
+func TestJobsFollowTheRepository(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start("n2", minutely(cluster.FromReplica))
+		defer n.end()
+		whole := n.survey
+		n.takeIn(surveyed{at: time.Now(), empty: true}, nil, false)
+		n.schedule()
+		n.takeIn(whole, nil, false)
+		time.Sleep(150 * time.Second)
+		synctest.Wait()
+		w.judge(w.created, 2)
+	})
+}
