@@ -525,3 +525,29 @@ func TestJobsFollowTheRepository(t *testing.T) {
 		w.judge(w.created, 2)
 	})
 }
+
+// A backup that hangs and does not end when it is told to has lost its claim: the times
+// go on, and the one that it had is reported.
+func TestHungBackupLetsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := minutely(cluster.FromReplica)
+		c.Timeout = 20 * time.Second
+		n := w.start("n2", c)
+		take, hang := n.take, make(chan struct{})
+		n.take = func(ctx context.Context, t task) (catalog.Manifest, error) {
+			if len(w.commits) == 0 && ctx.Err() == nil && t.ID == catalog.ScheduledID(w.created.Truncate(time.Minute).Add(time.Minute), "minutely") {
+				<-hang
+				return catalog.Manifest{}, errors.New("hung")
+			}
+			return take(ctx, t)
+		}
+		time.Sleep(5*time.Minute + 30*time.Second)
+		synctest.Wait()
+		if missed := w.judge(w.created, 5); missed == 0 {
+			t.Error("the time of the hung backup was not reported")
+		}
+		close(hang)
+		n.end()
+	})
+}
