@@ -2,6 +2,7 @@ package retention
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -163,7 +164,12 @@ func (s *sweep) remove(ctx context.Context) error {
 		} else {
 			run = b.Removal.Run
 		}
-		if err := s.repo.Remove(ctx, v.Backup, run); err != nil {
+		err := s.repo.Remove(ctx, v.Backup, run)
+		if errors.Is(err, catalog.ErrShown) {
+			s.done.Withdrawn = append(s.done.Withdrawn, v.Backup)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		s.done.Removed = append(s.done.Removed, v.Backup)
