@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/scheduler"
@@ -244,5 +245,48 @@ func TestExpiryIsDoneByOne(t *testing.T) {
 				t.Errorf("n3 has %+v", state.Last)
 			}
 		}
+	})
+}
+
+// A daemon that saw an empty store at first learns what is its to do when another has
+// made the repository, also where a whole backup is there by the second look.
+func TestJobsFollowTheRepository(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start("n2", minutely(cluster.FromReplica))
+		defer n.end()
+		whole := n.survey
+		n.takeIn(surveyed{at: time.Now(), empty: true}, nil, false)
+		n.schedule()
+		n.takeIn(whole, nil, false)
+		time.Sleep(150 * time.Second)
+		synctest.Wait()
+		w.judge(w.created, 2)
+	})
+}
+
+// A backup that hangs and does not end when it is told to has lost its claim: the times
+// go on, and the one that it had is reported.
+func TestHungBackupLetsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := minutely(cluster.FromReplica)
+		c.Timeout = 20 * time.Second
+		n := w.start("n2", c)
+		take, hang := n.take, make(chan struct{})
+		n.take = func(ctx context.Context, t task) (catalog.Manifest, error) {
+			if t.ID == catalog.ScheduledID(w.created.Truncate(time.Minute).Add(time.Minute), "minutely") {
+				<-hang
+				return catalog.Manifest{}, errors.New("hung")
+			}
+			return take(ctx, t)
+		}
+		time.Sleep(5*time.Minute + 30*time.Second)
+		synctest.Wait()
+		if missed := w.judge(w.created, 5); missed == 0 {
+			t.Error("the time of the hung backup was not reported")
+		}
+		close(hang)
+		n.end()
 	})
 }

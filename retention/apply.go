@@ -2,6 +2,7 @@ package retention
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -157,6 +158,10 @@ func (s *sweep) remove(ctx context.Context) (err error) {
 			err = s.repo.Remove(ctx, v.Backup, b.Manifest.Run)
 		default:
 			err = s.repo.Remove(ctx, v.Backup, b.Removal.Run)
+		}
+		if errors.Is(err, catalog.ErrShown) {
+			s.done.Withdrawn = append(s.done.Withdrawn, v.Backup)
+			continue
 		}
 		if err != nil {
 			return err
