@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type world struct {
 	slow  func() time.Duration // how long a backup takes
 
 	created time.Time // of the repository
+	marks   string    // the file in which a scheduler remembers; "": none
 
 	mu      sync.Mutex
 	t       cluster.Topology
@@ -135,7 +137,7 @@ func (w *world) etcd(away error) {
 func (w *world) start(name string, c config.Schedule) *node {
 	n := &node{}
 	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: !strings.HasPrefix(name, "backup")},
-		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{},
+		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{File: w.marks},
 		config: config.Config{Schedules: []config.Schedule{c}, Repositories: []config.Repository{{}}},
 		opener: func(id postgres.SystemIdentifier) *catalog.Repository {
 			return catalog.New(w.store, catalog.Location{Scope: "main", System: id}, catalog.Options{})
@@ -549,5 +551,28 @@ func TestHungBackupLetsGo(t *testing.T) {
 		}
 		close(hang)
 		n.end()
+	})
+}
+
+// Nights on which no daemon ran are reported, however long ago: a tombstone tells
+// for a year whether there was a backup.
+func TestNightsWithoutDaemons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.marks = filepath.Join(t.TempDir(), "schedules.json")
+		nightly := minutely(cluster.FromLeader)
+		nightly.Name, nightly.Cron = "nightly", "0 2 * * *"
+		n := w.start("n1", nightly)
+		time.Sleep(36 * time.Hour)
+		n.end()
+		time.Sleep(96 * time.Hour)
+		n = w.start("n1", nightly)
+		time.Sleep(time.Hour)
+		n.end()
+		missed, err := n.opener(7).MissedIDs(t.Context())
+		want := []catalog.BackupID{"20000103T020000Z-nightly", "20000104T020000Z-nightly", "20000105T020000Z-nightly"}
+		if err != nil || !slices.Equal(missed, want) || len(w.commits) != 3 {
+			t.Errorf("%v: missed %v, want %v; taken %v", err, missed, want, w.commits)
+		}
 	})
 }
