@@ -14,7 +14,7 @@ AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCH
 UNIT     = $$(go list ./... | grep -v '/test/')
 FUZZTIME ?= 10s
 
-.PHONY: help build demo demo-clean test unit check bench campaign fuzz deps clean
+.PHONY: help build demo demo-clean test unit check bench campaign campaign-members fuzz deps clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -41,7 +41,7 @@ test: build unit ## unit tests, then end-to-end tests on real servers
 
 check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
 	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
-	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e
+	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e ./test/members
 	@$(WITH_GO) staticcheck ./...
 	@shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' .ci/run)
 	@$(WITH_GO) go test -count=1 ./internal/arch
@@ -60,6 +60,10 @@ bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -
 
 campaign: build ## leaders exchanged in every phase of a backup, for an hour; CAMPAIGN='-rounds 20 -seed 7' for more
 	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 12h -v -run '^TestCampaign$$' ./test/e2e -args $(CAMPAIGN)
+
+campaign-members: build ## members and new clusters from the repository on PostgreSQL 17 and 18; MEMBERS='-majors 18' for one
+	@test/deps/postgres18.sh
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 30m -v -run '^TestCampaignMembers$$' ./test/members -args $(MEMBERS)
 
 clean: ## remove what was built here
 	rm -rf bin .cache

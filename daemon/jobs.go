@@ -211,7 +211,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 	s.mu.Unlock()
 	s.event(slog.LevelInfo, "backup.started", "a backup begins", "backup", id, "source", h.from.Member, "why", h.from.Reason, "remote", h.from.Remote)
 	m, err := s.take(ctx, task{ID: id, Schedule: c, From: h.from, Events: s.events(id, r)})
-	if cause := context.Cause(ctx); err != nil && cause != nil {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, catalog.ErrCommitted) {
 		err = cause
 	}
 	s.mu.Lock()

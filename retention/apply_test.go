@@ -2,6 +2,7 @@ package retention
 
 import (
 	"errors"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -126,7 +127,7 @@ func TestLastMoment(t *testing.T) {
 			w.must(w.repo(w.store).Hold(w.Context(), catalog.Hold{Backup: id, Name: "hold", Reason: "court", By: "me", At: time.Now()}))
 		},
 		"a restore": func(w *world, id catalog.BackupID) {
-			release := w.repo(w.store).HoldForRestore(w.Context(), id, "me", nil)
+			release := w.repo(w.store).HoldForRestore(w.Context(), id, "me", slog.New(slog.DiscardHandler))
 			w.Cleanup(release)
 		},
 		"a running child":   func(w *world, id catalog.BackupID) { w.start(id) },

@@ -83,6 +83,32 @@ own_libraries() {
   done
 }
 
+# suite_postgres MAJOR SUITE unpacks that PostgreSQL and the Patroni of its suite into the cache, beside the host's
+# packages and without touching them. Patroni runs on the host's Python.
+suite_postgres() {
+  local major=$1 suite=$2 prefix=$cache/pg$1 world closure
+  [ ! -e "$prefix/complete" ] || return 0
+  say "installing PostgreSQL $major into $prefix"
+  world=$(mktemp -d)
+  # shellcheck disable=SC2064 # it is local
+  trap "rm -rf '$world'" EXIT
+  suite_open "$world" "$suite"
+  mapfile -t closure < <(
+    suite_apt "$world" apt-get --print-uris -y install "postgresql-$major" |
+      sed -nE "s/^'[^']*' ([^_]+)_.*/\\1/p" |
+      grep -E '^(postgresql-|lib|zlib1g)' | grep -vE '^lib(perl|python)|-common$|^postgresql-common'
+  )
+  # The programs find their libraries through an absolute path, so the prefix is built where it stays.
+  rm -rf "$prefix"
+  suite_unpack "$world" "$prefix" "${closure[@]}" patroni
+  if [ -d "$prefix/lib" ] && [ ! -L "$prefix/lib" ]; then
+    cp -an "$prefix/lib/." "$prefix/usr/lib/"
+  fi
+  own_libraries "$prefix" "$prefix/usr/lib/postgresql/$major"/bin/*
+  "$prefix/usr/lib/postgresql/$major/bin/postgres" --version >/dev/null
+  touch "$prefix/complete"
+}
+
 # good_go prints the directory of a Go that is new enough: the caller's, or the cache's.
 good_go() {
   local dir minor

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -152,52 +151,12 @@ func (r *restored) stop() {
 	})
 }
 
-// commits reads every commit of a timeline out of the store, by zstd and
-// pg_waldump: nothing of ours is in the way.
+// commits reads every commit of some timelines out of the store.
 func (w *world) commits(timelines ...postgres.TimelineID) map[ledger.CommitKey]ledger.Commit {
 	w.Helper()
-	all := map[ledger.CommitKey]ledger.Commit{}
-	for _, tli := range timelines {
-		dir, first := w.walFiles(tli)
-		found, err := ledger.Waldump(w.Context(), w.cluster.Members[0].BinDir, dir, tli, first, 0)
-		if err != nil {
-			w.Fatal(err)
-		}
-		for key, commit := range ledger.Index(found) {
-			all[key] = commit
-		}
+	all, err := ledger.Archived(w.Context(), w.cluster.Members[0].BinDir, filepath.Join(w.s3.Dir, w.s3.Bucket), timelines...)
+	if err != nil {
+		w.Fatal(err)
 	}
 	return all
-}
-
-// walFiles decodes a timeline's archived segments into a new directory.
-func (w *world) walFiles(tli postgres.TimelineID) (dir string, first postgres.LSN) {
-	w.Helper()
-	dir = w.TempDir()
-	for key := range w.s3.Keys() {
-		name := filepath.Base(key)
-		file, err := postgres.ParseWALFile(name)
-		if err != nil || file.Kind != postgres.WALSegment || file.Segment.Timeline != tli || !strings.Contains(key, "/wal/") {
-			continue
-		}
-		if at := file.Segment.Start(postgres.DefaultSegmentSize); first == 0 || at < first {
-			first = at
-		}
-		in, err := os.Open(filepath.Join(w.s3.Dir, w.s3.Bucket, key))
-		if err != nil {
-			w.Fatal(err)
-		}
-		plain, err := (&exec.Cmd{Path: "/usr/bin/zstd", Args: []string{"zstd", "-dc"}, Stdin: in}).Output()
-		_ = in.Close()
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), plain, 0o600)
-		}
-		if err != nil {
-			w.Fatalf("%s: %v", key, err)
-		}
-	}
-	if first == 0 {
-		w.Fatalf("the store has no segment of timeline %s", tli)
-	}
-	return dir, first
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/test/lab"
 	"github.com/pgha-backup/pgha-backup/test/ledger"
 )
@@ -135,7 +136,7 @@ func (w *world) source(user string) string {
 
 // newCluster makes one from the first one's repository: exactly up to the target, and
 // from then on apart from it.
-func (w *world) newCluster(leader *lab.Member, target, journal string) {
+func (w *world) newCluster(leader *lab.Member, target, journal string) (*lab.Member, ledger.Report) {
 	w.Helper()
 	before := w.stored("lab")
 	clone := w.start(lab.ClusterOptions{Scope: "clone", Members: 1, Etcd: 1, Namespace: "/elsewhere/",
@@ -156,7 +157,15 @@ func (w *world) newCluster(leader *lab.Member, target, journal string) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	report, err := ledger.Verify(w.Context(), conn, records, ledger.Cut{Lineage: lineage})
+	cut := ledger.Cut{Lineage: lineage}
+	var timelines []postgres.TimelineID
+	for _, s := range lineage[:len(lineage)-1] {
+		timelines = append(timelines, s.Timeline)
+	}
+	if cut.Commits, err = ledger.Archived(w.Context(), m.BinDir, filepath.Join(w.s3.Dir, w.s3.Bucket, "lab"), timelines...); err != nil {
+		w.Fatal(err)
+	}
+	report, err := ledger.Verify(w.Context(), conn, records, cut)
 	if err != nil {
 		w.Errorf("the ledger of the new cluster: %v", err)
 	}
@@ -187,6 +196,7 @@ func (w *world) newCluster(leader *lab.Member, target, journal string) {
 		w.Errorf("the new cluster wrote into its source's archive: %v %s", err, out)
 	}
 	w.must(m, nil, "backup")
+	return m, report
 }
 
 // killedBootstrap kills one while its private server runs: there is nothing that

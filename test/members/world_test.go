@@ -23,6 +23,7 @@ import (
 // world is a store and the clusters that archive into it.
 type world struct {
 	*testing.T
+	major   int // of PostgreSQL; 15 when zero
 	run     *lab.Run
 	s3      *lab.S3
 	program string // calls ours with the configuration that lies in the home of whoever runs it
@@ -43,6 +44,7 @@ func newWorld(t *testing.T) *world {
 // start starts a cluster whose Patroni wants a password for changes.
 func (w *world) start(o lab.ClusterOptions) *lab.Cluster {
 	w.Helper()
+	o.Major = w.major
 	if o.Extra == nil {
 		o.Extra = map[string]any{}
 	}
@@ -115,6 +117,7 @@ func length(m *lab.Member) int {
 func (w *world) rebuilt(m *lab.Member) (from int) {
 	w.Helper()
 	from = length(m)
+	w.atOnce(m)
 	m.Stop()
 	if err := os.RemoveAll(m.DataDir); err != nil {
 		w.Fatal(err)
@@ -124,10 +127,18 @@ func (w *world) rebuilt(m *lab.Member) (from int) {
 	return from
 }
 
+// atOnce ends the pause after a failed attempt, as its hint says.
+func (w *world) atOnce(m *lab.Member) {
+	w.Helper()
+	if err := os.RemoveAll(filepath.Join(m.Home, "state", "create-replica.failed")); err != nil {
+		w.Fatal(err)
+	}
+}
+
 func (w *world) reinitialized(m *lab.Member) (from int) {
 	w.Helper()
 	from = length(m)
-	_ = os.Remove(filepath.Join(m.Home, "state", "create-replica.failed")) // as its hint says
+	w.atOnce(m)
 	lab.Poll(w, 30*time.Second, "reinitialize", func() error { return m.Post("reinitialize", "{}") })
 	lab.Poll(w, time.Minute, "a new data directory", func() error {
 		if logged(m, from, "replica has been created using") == 0 {
