@@ -22,6 +22,10 @@ const expireJob = "(expire)"
 // expireCeiling bounds one expiry.
 const expireCeiling = 6 * time.Hour
 
+// horizon is how far back a time without a backup is reported. Tombstones, which tell
+// a missed one from one that has expired, stay for longer.
+const horizon = 100 * 24 * time.Hour
+
 // task is one attempt at a scheduled backup.
 type task struct {
 	ID       catalog.BackupID
@@ -83,7 +87,7 @@ func (s *service) jobs() (all []scheduler.Job) {
 
 func (s *service) backupJob(c config.Schedule, timetable scheduler.Timetable, from time.Time) scheduler.Job {
 	return scheduler.Job{
-		Name: c.Name, Timetable: timetable, From: from, LatestStart: c.LatestStart, Attempts: c.Attempts, Delay: c.RetryDelay, Ceiling: c.Timeout,
+		Name: c.Name, Timetable: timetable, From: from, LatestStart: c.LatestStart, Attempts: c.Attempts, Delay: c.RetryDelay, Ceiling: c.Timeout, Horizon: horizon,
 		Done: func(ctx context.Context, at time.Time) (bool, error) {
 			return s.done(ctx, catalog.ScheduledID(at, c.Name))
 		},

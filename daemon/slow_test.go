@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/cluster"
 )
 
 // A backup that outlasts its period is no missed one: its run holds the claim.
@@ -25,6 +28,29 @@ func TestSlowBackupIsNotMissed(t *testing.T) {
 			if w.by(id) != "" {
 				t.Errorf("%s was taken and reported as missed", id)
 			}
+		}
+	})
+}
+
+// Nights on which no daemon ran are reported, however long ago: a tombstone tells
+// for a year whether there was a backup.
+func TestNightsWithoutDaemons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.marks = filepath.Join(t.TempDir(), "schedules.json")
+		nightly := minutely(cluster.FromLeader)
+		nightly.Name, nightly.Cron = "nightly", "0 2 * * *"
+		n := w.start("n1", nightly)
+		time.Sleep(36 * time.Hour)
+		n.end()
+		time.Sleep(96 * time.Hour)
+		n = w.start("n1", nightly)
+		time.Sleep(time.Hour)
+		n.end()
+		missed, err := n.opener(7).MissedIDs(t.Context())
+		want := []catalog.BackupID{"20000103T020000Z-nightly", "20000104T020000Z-nightly", "20000105T020000Z-nightly"}
+		if err != nil || !slices.Equal(missed, want) || len(w.commits) != 3 {
+			t.Errorf("%v: missed %v, want %v; taken %v", err, missed, want, w.commits)
 		}
 	})
 }

@@ -27,6 +27,7 @@ type world struct {
 	slow  func() time.Duration // how long a backup takes
 
 	created time.Time // of the repository
+	marks   string    // the file in which a scheduler remembers; "": none
 
 	mu      sync.Mutex
 	t       cluster.Topology
@@ -132,7 +133,7 @@ func (w *world) etcd(away error) {
 func (w *world) start(name string, c config.Schedule, prepare ...func(*service)) *node {
 	n := &node{}
 	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: !strings.HasPrefix(name, "backup")},
-		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{},
+		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{File: w.marks},
 		config: config.Config{Schedules: []config.Schedule{c}, Repositories: []config.Repository{{}}},
 		opener: func(id postgres.SystemIdentifier) *catalog.Repository {
 			return catalog.New(w.store, catalog.Location{Scope: "main", System: id}, catalog.Options{})
