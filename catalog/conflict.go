@@ -49,7 +49,10 @@ func (r *Repository) walKey(ctx context.Context, file postgres.WALFile) (storage
 	}
 	key := r.keys.wal(file)
 	decided, ok := resolved[file.String()]
-	if !ok || decided.err != nil {
+	switch {
+	case errors.Is(decided.err, storage.ErrNotExist): // it is the resolution that is gone, not the file
+		return "", fmt.Errorf("find out which content of %s counts: %v", file, decided.err)
+	case !ok || decided.err != nil:
 		return key, decided.err
 	}
 	kept := r.keys.conflict(file, decided.sha)

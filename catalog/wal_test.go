@@ -272,3 +272,22 @@ func TestAnyAfterAFork(t *testing.T) {
 		}
 	}
 }
+
+// A resolution that is listed and gone when it is read tells nothing of the WAL file:
+// least of all that it is absent.
+func TestResolutionGone(t *testing.T) {
+	bucket := mem.New()
+	r := walRepository(bucket)
+	body, facts := segment(walSize, 'a', 0)
+	file := segmentFile(t, "000000010000000000000005")
+	if _, err := r.PutWAL(t.Context(), file, body, facts); err != nil {
+		t.Fatal(err)
+	}
+	if err := bucket.Put(t.Context(), r.keys.conflicts()+"000000010000000000000005/resolved", []byte("{}"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	gone := walRepository(faulty.New(bucket, faulty.On("get", faulty.Nth(1, storage.ErrNotExist))))
+	if _, err := gone.GetWAL(t.Context(), file, io.Discard); err == nil || errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("the segment: %v", err)
+	}
+}
