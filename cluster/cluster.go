@@ -80,6 +80,8 @@ type Daemon struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Since   time.Time `json:"since"`
+	// Failed is the task that last failed here: another member's daemon should try it.
+	Failed string `json:"failed,omitempty"`
 }
 
 // Member finds a member by name.

@@ -18,6 +18,7 @@ type source struct {
 
 // situation is what the choice of who acts is made from.
 type situation struct {
+	Task     string // what a daemon says it has failed at
 	Topology cluster.Topology
 	Want     cluster.SourceWant
 	Daemons  []cluster.Daemon // all that have joined, this one among them
@@ -52,7 +53,15 @@ func assign(s situation) (from source, mine bool, why string) {
 		})
 	}
 	s.Want.Waited = s.Want.Waited || s.Single && s.Me.DataDir // no replica's daemon will come
-	choice, err := cluster.ChooseSource(t, s.Want)
+	// Whose copy failed lets others try before it does so again.
+	fresh := t
+	fresh.Members = slices.DeleteFunc(slices.Clone(t.Members), func(m cluster.Member) bool {
+		return m.Name != t.Leader && slices.ContainsFunc(s.Daemons, func(d cluster.Daemon) bool { return d.Member == m.Name && d.Failed == s.Task })
+	})
+	choice, err := cluster.ChooseSource(fresh, s.Want)
+	if err != nil {
+		choice, err = cluster.ChooseSource(t, s.Want)
+	}
 	if err != nil {
 		why = err.Error()
 		if len(without) > 0 {

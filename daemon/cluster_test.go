@@ -272,15 +272,17 @@ func TestHungBackupLetsGo(t *testing.T) {
 		w := newWorld(t)
 		c := minutely(cluster.FromReplica)
 		c.Timeout = 20 * time.Second
-		n := w.start("n2", c)
-		take, hang := n.take, make(chan struct{})
-		n.take = func(ctx context.Context, t task) (catalog.Manifest, error) {
-			if t.ID == catalog.ScheduledID(w.created.Truncate(time.Minute).Add(time.Minute), "minutely") {
-				<-hang
-				return catalog.Manifest{}, errors.New("hung")
+		hang := make(chan struct{})
+		n := w.start("n2", c, func(s *service) {
+			take := s.take
+			s.take = func(ctx context.Context, t task) (catalog.Manifest, error) {
+				if t.ID == catalog.ScheduledID(w.created.Truncate(time.Minute).Add(time.Minute), "minutely") {
+					<-hang
+					return catalog.Manifest{}, errors.New("hung")
+				}
+				return take(ctx, t)
 			}
-			return take(ctx, t)
-		}
+		})
 		time.Sleep(5*time.Minute + 30*time.Second)
 		synctest.Wait()
 		if missed := w.judge(w.created, 5); missed == 0 {

@@ -115,11 +115,7 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 		all.Go(func() { s.watch(ctx, s.see) })
 	}
 	if s.join != nil {
-		all.Go(func() {
-			if err := s.join(ctx, s.me); err != nil && ctx.Err() == nil {
-				s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
-			}
-		})
+		all.Go(func() { s.stayJoined(ctx) })
 	}
 	s.schedule()
 	all.Go(func() {

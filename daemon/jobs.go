@@ -119,7 +119,7 @@ func (s *service) turn(ctx context.Context, c config.Schedule, at time.Time) (bo
 	}
 	want := c.Want()
 	want.Waited = time.Since(at) > c.ReplicaWait
-	from, mine, why := assign(situation{Topology: t, Want: want, Daemons: all, Me: s.me, Single: s.single(),
+	from, mine, why := assign(situation{Task: string(catalog.ScheduledID(at, c.Name)), Topology: t, Want: want, Daemons: all, Me: s.me, Single: s.single(),
 		Emulated: s.settings().Repository().ConditionalWrites == config.Emulate})
 	if !mine {
 		return false, why, nil
@@ -228,6 +228,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 	case errors.Is(err, catalog.ErrCommitted):
 		s.event(slog.LevelInfo, "backup.overtaken", "another daemon committed this backup first; what this one stored is garbage", "backup", id)
 	case err != nil:
+		s.failedAt(string(id))
 		s.event(slog.LevelError, "backup.failed", "the backup failed, nothing was committed", "backup", id, "source", h.from.Member, "error", err)
 		return err
 	default:

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,19 +161,21 @@ func TestLocalProblems(t *testing.T) {
 func TestLooksAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
-		wake, took, began := make(chan struct{}), time.Second, time.Now()
+		var took atomic.Int64 // nanoseconds
+		took.Store(int64(time.Second))
+		wake, began := make(chan struct{}), time.Now()
 		var at []time.Duration
 		go every(ctx, time.Minute, 5*time.Minute, wake, func(ctx context.Context) {
 			at = append(at, time.Since(began))
 			select { // a store that hangs
 			case <-ctx.Done():
-			case <-time.After(took):
+			case <-time.After(time.Duration(took.Load())):
 			}
 		})
 		time.Sleep(70 * time.Second) // looks at 0 and 61 s
-		took = 12 * time.Second
+		took.Store(int64(12 * time.Second))
 		time.Sleep(time.Minute) // one at 122 s takes 12 s
-		took = time.Hour
+		took.Store(int64(time.Hour))
 		wake <- struct{}{} // waits until the running look has ended
 		time.Sleep(12 * time.Minute)
 		stop()

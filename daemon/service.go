@@ -41,11 +41,13 @@ type service struct {
 	close   func()
 	runner  *scheduler.Runner
 
-	again chan struct{} // a survey is wanted before its time
+	again  chan struct{} // a survey is wanted before its time
+	rejoin chan struct{} // what the others know of this daemon has changed
 
 	mu      sync.Mutex
 	config  config.Config
 	loaded  time.Time
+	failed  string // the task that last failed here
 	refused string // what is wrong with the newest configuration, which is not in force
 	opener  Opener
 	local   Local
@@ -71,7 +73,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 
 func newService(o Options, c config.Config) (*service, error) {
 	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open,
-		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
+		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
 	if s.me.Member == "" {
@@ -104,6 +106,46 @@ func newService(o Options, c config.Config) (*service, error) {
 	s.claim = func(ctx context.Context, key string) (claim, error) { return coordination.Claim(ctx, key, s.me.Member) }
 	s.close = func() { _, _ = observer.Close(), coordination.Close() }
 	return s, nil
+}
+
+// entry is what the others are told of this daemon.
+func (s *service) entry() cluster.Daemon {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.me
+	d.Failed = s.failed
+	return d
+}
+
+// stayJoined shows this daemon to the others, anew whenever that changes.
+func (s *service) stayJoined(ctx context.Context) {
+	for ctx.Err() == nil {
+		joined, leave := context.WithCancel(ctx)
+		go func() {
+			defer leave()
+			select {
+			case <-s.rejoin:
+			case <-joined.Done():
+			}
+		}()
+		err := s.join(joined, s.entry())
+		leave()
+		if err != nil && ctx.Err() == nil {
+			s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
+			return
+		}
+	}
+}
+
+// failedAt lets another member's daemon try the task.
+func (s *service) failedAt(task string) {
+	s.mu.Lock()
+	s.failed = task
+	s.mu.Unlock()
+	select {
+	case s.rejoin <- struct{}{}:
+	default: // it will be read
+	}
 }
 
 // single tells that there is nobody to agree with.

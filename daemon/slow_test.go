@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -51,6 +53,32 @@ func TestNightsWithoutDaemons(t *testing.T) {
 		want := []catalog.BackupID{"20000103T020000Z-nightly", "20000104T020000Z-nightly", "20000105T020000Z-nightly"}
 		if err != nil || !slices.Equal(missed, want) || len(w.commits) != 3 {
 			t.Errorf("%v: missed %v, want %v; taken %v", err, missed, want, w.commits)
+		}
+	})
+}
+
+// Where the chosen member cannot do it, another one does, within the same time.
+func TestAnotherTakesWhatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := minutely(cluster.FromReplica)
+		c.RetryDelay = 10 * time.Minute
+		defer w.start("n1", c).end()
+		defer w.start("n2", c, func(s *service) {
+			s.take = func(context.Context, task) (catalog.Manifest, error) {
+				return catalog.Manifest{}, errors.New("the disk is sick")
+			}
+		}).end()
+		defer w.start("n3", c).end()
+		time.Sleep(5*time.Minute + 30*time.Second)
+		synctest.Wait()
+		if missed := w.judge(w.created, 5); missed > 0 {
+			t.Errorf("%d of 5 were missed", missed)
+		}
+		for id, by := range w.commits {
+			if by != "n3 of n3" {
+				t.Errorf("%s was taken by %s", id, by)
+			}
 		}
 	})
 }

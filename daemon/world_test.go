@@ -133,7 +133,7 @@ func (w *world) etcd(away error) {
 func (w *world) start(name string, c config.Schedule, prepare ...func(*service)) *node {
 	n := &node{}
 	s := &service{log: slog.New(slog.DiscardHandler), started: time.Now(), me: cluster.Daemon{Member: name, DataDir: !strings.HasPrefix(name, "backup")},
-		again: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{File: w.marks},
+		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, runner: &scheduler.Runner{File: w.marks},
 		config: config.Config{Schedules: []config.Schedule{c}, Repositories: []config.Repository{{}}},
 		opener: func(id postgres.SystemIdentifier) *catalog.Repository {
 			return catalog.New(w.store, catalog.Location{Scope: "main", System: id}, catalog.Options{})
@@ -156,7 +156,7 @@ func (w *world) start(name string, c config.Schedule, prepare ...func(*service))
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, n := range w.daemons {
-			all = append(all, n.me)
+			all = append(all, n.entry())
 		}
 		return all, w.away
 	}
