@@ -35,6 +35,9 @@ type Removal struct {
 // ErrExpired: expiry has taken the backup, or what it stands on.
 var ErrExpired = errors.New("the backup has expired")
 
+// ErrShown: the backup is not to be removed any more.
+var ErrShown = errors.New("the backup was shown again")
+
 // Expire hides a backup. One that is hidden already stays so.
 func (r *Repository) Expire(ctx context.Context, id BackupID, e Expired) error {
 	e.Format = Format
@@ -71,8 +74,17 @@ func (r *Repository) remove(ctx context.Context, keys ...storage.Key) error {
 }
 
 // Remove deletes a backup whose removal has begun: the manifest, the packs, its
-// holds and the record of the removal, in this order. The tombstone stays.
+// holds and the record of the removal, in this order. The tombstone stays. Without
+// that record it is ErrShown, and nothing is deleted.
 func (r *Repository) Remove(ctx context.Context, id BackupID, run RunID) error {
+	// Another expiry, by another policy, may have shown it again while this one stood still.
+	_, err := r.bucket.Head(ctx, r.keys.backup(id, removalName))
+	if errors.Is(err, storage.ErrNotExist) {
+		err = ErrShown
+	}
+	if err != nil {
+		return fmt.Errorf("remove backup %s: %w", id, err)
+	}
 	if err := r.remove(ctx, r.keys.backup(id, manifestName)); err != nil {
 		return err
 	}

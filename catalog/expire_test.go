@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
@@ -115,33 +114,26 @@ func TestHolds(t *testing.T) {
 	}
 }
 
-// A restore's hold is renewed as long as it runs, ends with it, and is no condition.
+// A restore's hold ends with it, and is no condition.
 func TestHoldForRestore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := mem.New()
-		r, m := stocked(t, store)
-		release := r.HoldForRestore(t.Context(), m.ID, "me", nil)
-		names := map[string]bool{}
-		for range 30 {
-			time.Sleep(7 * time.Hour)
-			synctest.Wait()
-			holds, err := r.Holds(t.Context())
-			if err != nil || len(holds) != 1 || !holds[0].Active(time.Now()) || !holds[0].Restore {
-				t.Fatalf("%+v %v", holds, err)
-			}
-			names[holds[0].Name] = true
-		}
-		release()
-		if holds, err := r.Holds(t.Context()); err != nil || len(holds) != 0 || len(names) < 20 {
-			t.Errorf("%+v %v, %d names", holds, err, len(names))
-		}
-		var log strings.Builder
-		denied := New(faulty.New(store, faulty.On("put", faulty.From(1, storage.ErrDenied))), r.at, Options{})
-		denied.HoldForRestore(t.Context(), m.ID, "me", slog.New(slog.NewTextHandler(&log, nil)))()
-		if !strings.Contains(log.String(), "does not know of this restore") {
-			t.Errorf("log: %s", log.String())
-		}
-	})
+	store := mem.New()
+	r, m := stocked(t, store)
+	var text strings.Builder
+	log := slog.New(slog.NewTextHandler(&text, nil))
+	release := r.HoldForRestore(t.Context(), m.ID, "me", log)
+	holds, err := r.Holds(t.Context())
+	if err != nil || len(holds) != 1 || !holds[0].Active(time.Now().Add(71*time.Hour)) || !holds[0].Restore {
+		t.Fatalf("%+v %v", holds, err)
+	}
+	release()
+	if holds, err := r.Holds(t.Context()); err != nil || len(holds) != 0 || text.Len() > 0 {
+		t.Errorf("%+v %v, log: %s", holds, err, text.String())
+	}
+	denied := New(faulty.New(store, faulty.On("put", faulty.From(1, storage.ErrDenied))), r.at, Options{})
+	denied.HoldForRestore(t.Context(), m.ID, "me", log)()
+	if !strings.Contains(text.String(), "does not know of this restore") {
+		t.Errorf("log: %s", text.String())
+	}
 }
 
 func TestInventory(t *testing.T) {

@@ -96,56 +96,23 @@ func (r *Repository) Holds(ctx context.Context) ([]Hold, error) {
 	return found, nil
 }
 
-// The hold of a running restore is written anew each restoreRenew, for restoreHold.
-const (
-	restoreHold  = 24 * time.Hour
-	restoreRenew = 8 * time.Hour
-)
+// restoreHold is longer than any restore; a killed one leaves its hold for so long.
+const restoreHold = 72 * time.Hour
 
 // HoldForRestore keeps a backup and the WAL after it until release is called. One
 // that cannot be written is a warning: reading needs no right to write.
 func (r *Repository) HoldForRestore(ctx context.Context, id BackupID, by string, log *slog.Logger) (release func()) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	now := time.Now().UTC().Truncate(time.Second)
+	h := Hold{Backup: id, Name: "restore-" + randomHex(4), Reason: "a restore is running", By: by, At: now, Until: now.Add(restoreHold), Restore: true}
+	if err := r.Hold(ctx, h); err != nil {
+		log.Warn("the repository does not know of this restore: expiry may remove the backup under it", "backup", id, "why", err)
+		return func() {}
 	}
-	name := ""
-	renew := func() {
-		now := time.Now().UTC().Truncate(time.Second)
-		next := "restore-" + randomHex(4)
-		err := r.Hold(ctx, Hold{Backup: id, Name: next, Reason: "a restore is running", By: by, At: now, Until: now.Add(restoreHold), Restore: true})
-		if err != nil {
-			log.Warn("the repository does not know of this restore: expiry may remove the backup under it", "backup", id, "why", err)
-			return
-		}
-		if name != "" {
-			_ = r.Release(ctx, id, name) // it ends by itself
-		}
-		name = next
-	}
-	renew()
-	within, stop := context.WithCancel(ctx)
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-time.After(restoreRenew):
-				renew()
-			case <-within.Done():
-				return
-			}
-		}
-	}()
 	return func() {
-		stop()
-		<-stopped
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if name == "" {
-			return
-		}
-		if err := r.Release(last, id, name); err != nil {
-			log.Warn("the restore's hold is left; it ends by itself", "backup", id, "hold", name, "why", err)
+		if err := r.Release(within, id, h.Name); err != nil {
+			log.Warn("the hold of this restore is left, and ends by itself", "backup", id, "hold", h.Name, "why", err)
 		}
 	}
 }

@@ -86,8 +86,9 @@ func (r *Repository) Inventory(ctx context.Context) (Inventory, error) {
 	byID := map[BackupID]*StoredBackup{}
 	sizes := map[storage.Key]int64{}
 	for _, object := range objects {
-		id, rest, ok := r.keys.below(object.Key)
-		if !ok {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.backups())), "/")
+		id, err := ParseBackupID(name)
+		if err != nil {
 			continue // not one of ours: never read, never counted
 		}
 		s := byID[id]
@@ -153,13 +154,6 @@ func (r *Repository) take(ctx context.Context, s *StoredBackup, object storage.O
 		return r.readDocument(ctx, object.Key, 1<<16, u.Started)
 	}
 	return nil
-}
-
-// below parses a key into the backup that it belongs to and what follows.
-func (l layout) below(key storage.Key) (id BackupID, rest string, ok bool) {
-	name, rest, _ := strings.Cut(strings.TrimPrefix(string(key), string(l.backups())), "/")
-	id, err := ParseBackupID(name)
-	return id, rest, err == nil && rest != ""
 }
 
 // Unfinished are the runs that no manifest names.

@@ -62,12 +62,13 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 	var listed []TimelineWAL
 	for _, tli := range timelines {
 		t := TimelineWAL{Timeline: tli}
-		entries, err := r.Segments(ctx, tli, postgres.Segment{})
-		if err != nil {
-			return Archive{}, err
-		}
-		for _, entry := range entries {
-			t.add(entry, info.SegmentSize)
+		for entry, err := range r.ListWAL(ctx, tli, postgres.WALFile{}) { // one at a time: there may be a million
+			if err != nil {
+				return Archive{}, err
+			}
+			if entry.File.Kind == postgres.WALSegment {
+				t.add(entry, info.SegmentSize)
+			}
 		}
 		listed = append(listed, t)
 	}

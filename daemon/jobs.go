@@ -179,14 +179,22 @@ func (s *service) letGo(key string) hold {
 	return h
 }
 
+// within is ctx for as long as the claim is held. Once it has ended the claim is given
+// back, also by what hangs: nothing can be committed or removed under it any more.
+func (h hold) within(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	context.AfterFunc(h.Context(), func() { cancel(context.Cause(h.Context())) })
+	context.AfterFunc(ctx, h.Release)
+	return ctx, cancel
+}
+
 // run takes one backup for as long as the claim is held and the source is right.
 func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) error {
 	id := catalog.ScheduledID(at, c.Name)
 	h := s.letGo("runs/" + string(id))
 	defer h.Release()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := h.within(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(h.Context(), func() { cancel(context.Cause(h.Context())) })()
 	go func() {
 		if err := s.view.guard(ctx, h.from.stillRight); err != nil {
 			cancel(err)
@@ -199,7 +207,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 	s.mu.Unlock()
 	s.event(slog.LevelInfo, "backup.started", "a backup begins", "backup", id, "source", h.from.Member, "why", h.from.Reason, "remote", h.from.Remote)
 	m, err := s.take(ctx, task{ID: id, Schedule: c, From: h.from, Events: s.events(id, r)})
-	if cause := context.Cause(ctx); err != nil && cause != nil {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, catalog.ErrCommitted) {
 		err = cause
 	}
 	s.mu.Lock()
@@ -293,9 +301,8 @@ func (s *service) expireTurn(ctx context.Context, _ time.Time) (bool, string, er
 func (s *service) runExpire(ctx context.Context, _ time.Time) error {
 	h := s.letGo("ops/expire")
 	defer h.Release()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := h.within(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(h.Context(), func() { cancel(context.Cause(h.Context())) })()
 	said, err := s.expire(ctx)
 	if err != nil {
 		s.event(slog.LevelError, "expire.failed", "retention could not be applied", "error", err)

@@ -100,7 +100,7 @@ func (k *looker) look(ctx context.Context, now time.Time) Local {
 	if err := k.ask(ctx, &l); err != nil {
 		k.close()
 		l.Server, l.Error = "down", err.Error()
-		if _, err := os.Stat(filepath.Join(k.pgdata, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(k.pgdata, "PG_VERSION")); k.pgdata != "" && errors.Is(err, fs.ErrNotExist) {
 			l.Server, l.Error = "absent", ""
 		}
 	}
@@ -113,6 +113,13 @@ func (k *looker) ask(ctx context.Context, l *Local) (err error) {
 		if k.session, err = server.Connect(ctx, k.dsn); err != nil {
 			return err
 		}
+	}
+	if k.pgdata == "" { // a server elsewhere, of which nothing but it tells
+		facts, err := k.session.Facts(ctx)
+		if err != nil {
+			return err
+		}
+		l.System = facts.System
 	}
 	p, err := k.session.Position(ctx)
 	if err != nil {

@@ -1,13 +1,16 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -152,4 +155,31 @@ func TestLocalProblems(t *testing.T) {
 	if p := (Local{Server: "standby", Seen: now, Backlog: 3, Waiting: now.Add(-time.Hour)}).Problems(); len(p) > 0 {
 		t.Errorf("%q", p)
 	}
+}
+
+func TestLooksAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		wake, took, began := make(chan struct{}), time.Second, time.Now()
+		var at []time.Duration
+		go every(ctx, time.Minute, 5*time.Minute, wake, func(ctx context.Context) {
+			at = append(at, time.Since(began))
+			select { // a store that hangs
+			case <-ctx.Done():
+			case <-time.After(took):
+			}
+		})
+		time.Sleep(70 * time.Second) // looks at 0 and 61 s
+		took = 12 * time.Second
+		time.Sleep(time.Minute) // one at 122 s takes 12 s
+		took = time.Hour
+		wake <- struct{}{} // waits until the running look has ended
+		time.Sleep(12 * time.Minute)
+		stop()
+		synctest.Wait()
+		want := []time.Duration{0, 61 * time.Second, 122 * time.Second, 134 * time.Second, (134 + 300 + 240) * time.Second}
+		if !slices.Equal(at, want) {
+			t.Errorf("looked at %v, want %v", at, want)
+		}
+	})
 }

@@ -30,18 +30,18 @@ type surveyed struct {
 }
 
 // every calls look at once and then so often, or when it is woken, each time with
-// a time limit, until ctx ends.
+// a time limit, until ctx ends. A look that costs much is rarer, so that it takes a
+// tenth of the time.
 func every(ctx context.Context, period, limit time.Duration, wake <-chan struct{}, look func(context.Context)) {
-	tick := time.NewTicker(period)
-	defer tick.Stop()
 	for {
+		began := time.Now()
 		bounded, cancel := context.WithTimeout(ctx, limit)
 		look(bounded)
 		cancel()
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(min(max(period, 10*time.Since(began)), 4*period)):
 		case <-wake:
 		}
 	}
@@ -50,6 +50,11 @@ func every(ctx context.Context, period, limit time.Duration, wake <-chan struct{
 // lookAtStore reads the repository anew.
 func (s *service) lookAtStore(ctx context.Context) {
 	found, err := s.readStore(ctx)
+	s.takeIn(found, err, ctx.Err() == context.Canceled)
+}
+
+// takeIn keeps what a look at the repository has found.
+func (s *service) takeIn(found surveyed, err error, ending bool) {
 	s.mu.Lock()
 	before := s.survey
 	if err != nil {
@@ -59,12 +64,12 @@ func (s *service) lookAtStore(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	switch {
-	case err != nil && before.err == nil && !errors.Is(err, errNoSystem) && ctx.Err() != context.Canceled:
+	case err != nil && before.err == nil && !errors.Is(err, errNoSystem) && !ending:
 		s.event(slog.LevelWarn, "store.lost", "the repository cannot be read", "error", err)
 	case err == nil && before.err != nil:
 		s.event(slog.LevelInfo, "store.back", "the repository can be read again")
 	}
-	if err == nil && (before.at.IsZero() || before.wantsFirst() != found.wantsFirst()) {
+	if err == nil && (before.at.IsZero() || !before.Info.Created.Equal(found.Info.Created) || before.wantsFirst() != found.wantsFirst()) {
 		s.schedule()
 	}
 }

@@ -28,8 +28,9 @@ type SegmentFacts struct {
 	// Continues is how many bytes, of the record that was open when the segment
 	// before ended, the first page announces.
 	Continues uint32 `json:"continues,omitempty"`
-	// Overwrites tells that the first page gives up the record open before it: a
-	// server that crashed never wrote its rest.
+	// Overwrites tells that the record that was open when the segment before ended is
+	// given up here, on the first page or a later one: a server that crashed never
+	// wrote its rest.
 	Overwrites bool `json:"overwrites,omitempty"`
 	// MinTime and MaxTime bound the times of commit and abort records, prepared
 	// ones too. Zero if there is none. Times are not monotonic in WAL.

@@ -249,3 +249,27 @@ func TestRecordChain(t *testing.T) {
 		}
 	}
 }
+
+// A crash may leave the first pages of the rest: the next segment begins by
+// continuing the record, and gives it up on a later page.
+func TestJoinsWhereRecordIsGivenUpLater(t *testing.T) {
+	for pages := range 3 {
+		b := newWALBuilder(mib, SegmentAt(1, 1<<20, mib))
+		b.fillTo(64)
+		r := b.bytes(10, 0, 1, make([]byte, 50000))
+		for left := pages; len(r) > 0; left-- {
+			n := copy(b.room(len(r), 0), r)
+			r = r[n:]
+			if b.pos += LSN(n); left == 0 {
+				break
+			}
+		}
+		b.room(0, pageOverwrites)
+		b.add(rmXLOG, 0xD0, 0, []byte{255, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+		b.commit(2, 2)
+		before, next := b.scan(t, 0), b.scan(t, 1)
+		if before.Open == nil || next.FirstPrev == 0 || !before.Joins(before.LastLSN, next) {
+			t.Errorf("given up after %d pages: %+v does not join %+v", pages, next, before)
+		}
+	}
+}

@@ -157,6 +157,7 @@ func (w *walWalker) enterPage() error {
 	}
 	continues := info&pageContinues != 0
 	if info&pageOverwrites != 0 && !continues {
+		w.overwrites = w.overwrites || w.off == 0 || w.part.blind
 		w.part.drop()
 		w.began = true
 	}
@@ -173,11 +174,8 @@ func (w *walWalker) enterPage() error {
 	case p.total > 0 && rem != left:
 		return w.stop("page continues a record with %d bytes left, want %d", rem, left)
 	}
-	if w.off == 0 {
-		w.overwrites = info&pageOverwrites != 0
-		if continues {
-			w.continues = uint32(rem)
-		}
+	if w.off == 0 && continues {
+		w.continues = uint32(rem)
 	}
 	w.began, w.pageTLI = true, tli
 	w.page = w.off + int(w.head.BlockSize)

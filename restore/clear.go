@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"github.com/pgha-backup/pgha-backup/internal/living"
 	"golang.org/x/sys/unix"
 )
 
 // lockGround keeps a second restore off the directory until the file is closed: it
 // would take the first one's half for an interrupted restore and empty it. What was
-// empty when Check looked must still be.
+// empty when Check looked must still be, and what was interrupted must not have ended.
 func lockGround(ground Ground) (*os.File, error) {
 	dir, err := os.Open(ground.PGDATA)
 	if err != nil {
@@ -26,6 +27,10 @@ func lockGround(ground Ground) (*os.File, error) {
 		err = refuse("wait for it, or end it", "another restore into %s is under way", ground.PGDATA)
 	} else if names, _ := dir.Readdirnames(1); err == nil && ground.State == Fresh && len(names) > 0 {
 		err = refuse("run the restore again", "%s is not empty any more: it holds %s", ground.PGDATA, names[0])
+	} else if _, gone := os.Lstat(filepath.Join(ground.PGDATA, MarkerFile)); err == nil && ground.State == Interrupted && gone != nil {
+		err = refuse("look what runs there", "%s is no interrupted restore any more: that one has ended since", ground.PGDATA)
+	} else if pid := living.Postmaster("/proc", ground.PGDATA); err == nil && pid != 0 {
+		err = refuse("stop the server before its directory is replaced", "%s has a postmaster.pid of a process that lives (%d)", ground.PGDATA, pid)
 	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())

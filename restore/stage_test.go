@@ -168,3 +168,25 @@ func TestOpenStage(t *testing.T) {
 		t.Errorf("over a cluster: %v", err)
 	}
 }
+
+// A restore that was under way when Check looked, and has ended since, is no
+// interrupted one: its cluster may run by now.
+func TestInterruptedNoMore(t *testing.T) {
+	dir := t.TempDir()
+	if err := (marker{Format: markerFormat, PGDATA: dir}).write(dir); err != nil {
+		t.Fatal(err)
+	}
+	ground := Ground{PGDATA: dir, State: Interrupted}
+	lock, err := lockGround(ground)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = lock.Close()
+	if err := os.Remove(filepath.Join(dir, MarkerFile)); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err := lockGround(ground); err == nil || !strings.Contains(err.Error(), "is no interrupted restore any more") {
+		t.Errorf("lock: %v", err)
+		_ = lock.Close()
+	}
+}

@@ -2,6 +2,7 @@ package retention
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -50,17 +51,12 @@ func Apply(ctx context.Context, repo *catalog.Repository, plan Plan, options Opt
 	if plan.facts.Clock.IsZero() && plan.Changes() {
 		return s.done, refuse("run it with credentials that may write and delete", "the store's clock was not asked")
 	}
-	err := s.announce(ctx)
-	if err == nil {
-		err = s.lookAgain(ctx)
+	for _, step := range []func(context.Context) error{s.announce, s.lookAgain, s.remove} {
+		if err := step(ctx); err != nil {
+			return s.done, fmt.Errorf("expire backups of %s: %w", repo.Root(), err)
+		}
 	}
-	if err == nil {
-		err = s.remove(ctx)
-	}
-	if err != nil {
-		err = fmt.Errorf("expire backups of %s: %w", repo.Root(), err)
-	}
-	return s.done, err
+	return s.done, nil
 }
 
 // stored is what the plan was made from.
@@ -97,23 +93,21 @@ func (s *sweep) lookAgain(ctx context.Context) error {
 	wanted := s.wanted(again)
 	for _, v := range s.plan.Backups {
 		i := slices.IndexFunc(again.Backups, func(b catalog.StoredBackup) bool { return b.ID == v.Backup })
-		there := i >= 0 && again.Backups[i].Manifest != nil
-		shown := i >= 0 && again.Backups[i].Expired == nil
+		going := v.Action == Hide || v.Action == Remove
 		switch {
-		case v.Action == Show && there:
-			s.done.Shown = append(s.done.Shown, v.Backup)
-		case (v.Action == Hide || v.Action == Remove) && there && (wanted[v.Backup] || shown):
-			s.done.Withdrawn = append(s.done.Withdrawn, v.Backup)
+		case i >= 0 && again.Backups[i].Manifest != nil && (v.Action == Show || going && (wanted[v.Backup] || again.Backups[i].Expired == nil)):
+			if err := s.repo.Unexpire(ctx, v.Backup); err != nil {
+				return err
+			}
+			s.Log.Info("backup is shown again", "backup", v.Backup, "why", strings.Join(v.Reasons, "; "))
+			if going {
+				s.done.Withdrawn = append(s.done.Withdrawn, v.Backup)
+			} else {
+				s.done.Shown = append(s.done.Shown, v.Backup)
+			}
 		case v.Action == Hide:
 			s.done.Hidden = append(s.done.Hidden, v.Backup)
 			s.Log.Info("backup hidden", "backup", v.Backup, "why", strings.Join(v.Reasons, "; "))
-			continue
-		default:
-			continue
-		}
-		s.Log.Info("backup is shown again", "backup", v.Backup, "why", strings.Join(v.Reasons, "; "))
-		if err := s.repo.Unexpire(ctx, v.Backup); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -152,22 +146,30 @@ func (s *sweep) wanted(again catalog.Inventory) map[catalog.BackupID]bool {
 }
 
 // remove deletes: children before parents, backups before WAL.
-func (s *sweep) remove(ctx context.Context) error {
+func (s *sweep) remove(ctx context.Context) (err error) {
 	for _, v := range slices.Backward(s.plan.Backups) {
-		if v.Action != Remove || slices.Contains(s.done.Withdrawn, v.Backup) {
+		b := s.stored(v.Backup)
+		switch {
+		case v.Action == Forget:
+			err = s.repo.Forget(ctx, v.Backup)
+		case v.Action != Remove || slices.Contains(s.done.Withdrawn, v.Backup):
+			continue
+		case b.Manifest != nil:
+			err = s.repo.Remove(ctx, v.Backup, b.Manifest.Run)
+		default:
+			err = s.repo.Remove(ctx, v.Backup, b.Removal.Run)
+		}
+		if errors.Is(err, catalog.ErrShown) {
+			s.done.Withdrawn = append(s.done.Withdrawn, v.Backup)
 			continue
 		}
-		run := catalog.RunID("")
-		if b := s.stored(v.Backup); b.Manifest != nil {
-			run = b.Manifest.Run
-		} else {
-			run = b.Removal.Run
-		}
-		if err := s.repo.Remove(ctx, v.Backup, run); err != nil {
+		if err != nil {
 			return err
 		}
-		s.done.Removed = append(s.done.Removed, v.Backup)
-		s.Log.Info("backup removed", "backup", v.Backup, "stored", v.Stored)
+		if v.Action == Remove {
+			s.done.Removed = append(s.done.Removed, v.Backup)
+			s.Log.Info("backup removed", "backup", v.Backup, "stored", v.Stored)
+		}
 	}
 	for _, v := range s.plan.Runs {
 		if v.Action != Remove {
@@ -179,25 +181,13 @@ func (s *sweep) remove(ctx context.Context) error {
 		s.done.Runs = append(s.done.Runs, v.Run)
 		s.Log.Info("unfinished run removed", "backup", v.Backup, "run", v.Run)
 	}
-	for _, v := range s.plan.Backups {
-		if v.Action == Forget {
-			if err := s.repo.Forget(ctx, v.Backup); err != nil {
-				return err
-			}
-		}
-	}
 	if len(s.done.Withdrawn) > 0 || s.keepWAL {
 		return nil // what stays is more than the plan knew, and needs its WAL
 	}
-	return s.removeWAL(ctx)
-}
-
-func (s *sweep) removeWAL(ctx context.Context) (err error) {
 	if err := s.repo.RecordExpired(ctx, s.plan.facts.Archive, s.plan.gone, s.plan.At); err != nil {
 		return err
 	}
-	timelines := slices.Sorted(maps.Keys(s.plan.kept))
-	s.done.WAL, err = s.repo.RemoveWAL(ctx, timelines, s.plan.gone)
+	s.done.WAL, err = s.repo.RemoveWAL(ctx, slices.Sorted(maps.Keys(s.plan.kept)), s.plan.gone)
 	if s.done.WAL > 0 {
 		s.Log.Info("WAL removed", "objects", s.done.WAL)
 	}

@@ -2,6 +2,7 @@ package retention
 
 import (
 	"errors"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -126,7 +127,7 @@ func TestLastMoment(t *testing.T) {
 			w.must(w.repo(w.store).Hold(w.Context(), catalog.Hold{Backup: id, Name: "hold", Reason: "court", By: "me", At: time.Now()}))
 		},
 		"a restore": func(w *world, id catalog.BackupID) {
-			release := w.repo(w.store).HoldForRestore(w.Context(), id, "me", nil)
+			release := w.repo(w.store).HoldForRestore(w.Context(), id, "me", slog.New(slog.DiscardHandler))
 			w.Cleanup(release)
 		},
 		"a running child":   func(w *world, id catalog.BackupID) { w.start(id) },
@@ -164,6 +165,31 @@ func TestLastMoment(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What another expiry shows again, by a longer policy, after this one has looked, as
+// when this one was paused there, is not removed.
+func TestShownByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := ripe(t)
+		id, shown := w.backups[0].ID, false
+		f, err := Gather(t.Context(), w.repo(w.store))
+		w.must(err)
+		plan, err := NewPlan(f, two, time.Now())
+		w.must(err)
+		store := faulty.New(w.store, func(call faulty.Call) (f faulty.Fault) {
+			if call.Op == "list" && strings.HasSuffix(string(call.Key), "/hold/") && !shown { // its tombstone was seen just now
+				shown = true
+				f.Before = w.repo(w.store).Unexpire(t.Context(), id)
+			}
+			return f
+		})
+		out, err := Apply(t.Context(), w.repo(store), plan, Options{})
+		w.must(err)
+		if after := w.look(); !shown || !after.visible[id] || !after.good(w.backups[0]) || len(out.Removed) != 0 || out.WAL != 0 {
+			t.Errorf("%s was shown again and is removed: %+v", id, out)
+		}
+	})
 }
 
 // A backup whose data is being removed cannot be held any more; one that is only

@@ -53,9 +53,6 @@ func NewPlan(f Facts, policy Policy, now time.Time) (Plan, error) {
 	d.held()
 	d.families()
 	plan := Plan{At: now.UTC(), facts: f, now: d.now}
-	if f.Clock.IsZero() {
-		plan.Notes = append(plan.Notes, "these credentials may not write: the store's clock was not asked, and nothing can be removed with them")
-	}
 	for _, b := range f.Backups {
 		if v, ok := d.verdict(b); ok {
 			plan.Backups = append(plan.Backups, v)

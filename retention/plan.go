@@ -50,7 +50,6 @@ type Plan struct {
 	Backups []Verdict    `json:"backups"` // by ID
 	Runs    []Verdict    `json:"runs"`    // unfinished ones
 	WAL     []WALVerdict `json:"wal"`
-	Notes   []string     `json:"notes,omitempty"`
 
 	facts Facts
 	now   time.Time // the earlier of our clock and the store's

@@ -28,8 +28,17 @@ func (s Setup) Over(now map[string]any) map[string]any {
 	if timeout := at(now, "postgresql", "parameters", "archive_timeout"); timeout == "" || timeout == "0" || timeout == "0s" {
 		parameters["archive_timeout"] = "60s"
 	}
+	if at(now, "postgresql", "parameters", "archive_library") != "" { // PostgreSQL archives nothing with both
+		parameters["archive_library"] = ""
+	}
 	methods := []any{OurMethod}
 	section, _ := now["postgresql"].(object)
+	given, _ := section["parameters"].(object)
+	for name := range given {
+		if slices.Contains(recoveryParameters, strings.ToLower(name)) {
+			parameters["restore_command"] = s.Restore
+		}
+	}
 	others, _ := section["create_replica_methods"].([]any)
 	for _, other := range others {
 		if other != OurMethod {
@@ -46,6 +55,12 @@ func (s Setup) Over(now map[string]any) map[string]any {
 		OurMethod:                object{"command": s.Replica},
 	}}
 }
+
+// recoveryParameters: where one of them stands among the parameters, Patroni takes all
+// that stand there for the whole of recovery_conf.
+var recoveryParameters = []string{"archive_cleanup_command", "primary_conninfo", "primary_slot_name", "promote_trigger_file", "recovery_end_command",
+	"recovery_min_apply_delay", "recovery_target", "recovery_target_action", "recovery_target_inclusive", "recovery_target_lsn", "recovery_target_name",
+	"recovery_target_time", "recovery_target_timeline", "recovery_target_xid", "restore_command"}
 
 // OurMethod is the name of our section in Patroni's configuration.
 const OurMethod = "pgha_backup"
@@ -82,7 +97,8 @@ func differences(path string, want, now object) (found []string) {
 
 // Foreign tells which command of another tool stands where ours is to stand.
 func (s Setup) Foreign(now map[string]any) string {
-	for _, path := range [][]string{{"postgresql", "parameters", "archive_command"}, {"postgresql", "recovery_conf", "restore_command"}} {
+	for _, path := range [][]string{{"postgresql", "parameters", "archive_command"}, {"postgresql", "parameters", "archive_library"},
+		{"postgresql", "parameters", "restore_command"}, {"postgresql", "recovery_conf", "restore_command"}} {
 		command := at(now, path...)
 		ours := strings.Contains(command, s.Program) || strings.Contains(command, "pgha-backup") || strings.Contains(command, "pgha-wal")
 		if !ours && !slices.Contains([]string{"", "true", "/bin/true", "/bin/false", "false"}, command) {

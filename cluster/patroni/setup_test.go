@@ -34,6 +34,15 @@ func TestSetupWanted(t *testing.T) {
 			commands + `, "archive_mode": "always", "archive_timeout": "60s"`, `["pgha_backup", "basebackup"]`,
 			"postgresql.create_replica_methods postgresql.parameters.archive_command postgresql.parameters.archive_timeout " +
 				"postgresql.pgha_backup.command postgresql.recovery_conf.restore_command", "archive_command is another's: cp %p /archive/%f"},
+		"a library archives": {`{"postgresql": {"parameters": {"archive_mode": "on", "archive_timeout": 60, "archive_library": "basic_archive"}, "create_replica_methods": ["basebackup"]}}`,
+			commands + `, "archive_mode": "on", "archive_library": ""`, `["pgha_backup", "basebackup"]`,
+			"postgresql.create_replica_methods postgresql.parameters.archive_command postgresql.parameters.archive_library " +
+				"postgresql.pgha_backup.command postgresql.recovery_conf.restore_command", "archive_library is another's: basic_archive"},
+		"recovery settings among the parameters": {`{"postgresql": {"parameters": {` + commands + `, "archive_mode": "on", "archive_timeout": "60s",
+			"recovery_min_apply_delay": "1h", "restore_command": "cp /archive/%f %p"}}}`,
+			commands + `, "archive_mode": "on", "restore_command": "'/opt/pg ha/pgha-backup' --config /etc/pgha.yaml archive-get \"%f\" \"%p\""`, `["pgha_backup", "basebackup"]`,
+			"postgresql.create_replica_methods postgresql.parameters.restore_command postgresql.pgha_backup.command postgresql.recovery_conf.restore_command",
+			"restore_command is another's: cp /archive/%f %p"},
 		"all of it": {`{"postgresql": {"parameters": {` + commands + `, "archive_mode": "on", "archive_timeout": "60s", "work_mem": "8MB"}, "create_replica_methods": ["pgha_backup", "basebackup"],
 			"pgha_backup": {"command": "'/opt/pg ha/pgha-backup' --config /etc/pgha.yaml patroni create-replica", "no_leader": true},
 			"recovery_conf": {"restore_command": "'/opt/pg ha/pgha-backup' --config /etc/pgha.yaml archive-get \"%f\" \"%p\""}}}`,

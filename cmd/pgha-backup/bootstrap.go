@@ -61,7 +61,7 @@ func (a *app) similar(cmd *cobra.Command) error {
 		word, _, _ := strings.Cut(name, "-")
 		switch {
 		case !strings.HasPrefix(arg, "--") || cmd.Flags().Lookup(name) != nil:
-		case slices.Contains([]string{"target", "from", "backup", "system", "tablespace"}, word):
+		case strings.Contains(name, "target"), slices.Contains([]string{"from", "backup", "system", "tablespace"}, word):
 			return fail(exitUsage, "see "+cmd.CommandPath()+" --help", "unknown flag --%s", name)
 		default:
 			a.log.Warn("flag ignored", "flag", "--"+name)
@@ -153,16 +153,20 @@ func (a *app) recoverStage(ctx context.Context, plan restore.Plan, stage *restor
 		return seen, err
 	}
 	subscriptions, err := copied.Subscriptions(ctx)
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if stopped := copied.Stop(limit); stopped != nil || err != nil {
+	stopped := copied.Stop(ctx) // its last checkpoint may take long
+	if ctx.Err() != nil {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		stopped = cmp.Or(copied.Stop(limit), ctx.Err()) // what is not whole is not moved into place
+	}
+	if stopped != nil || err != nil {
 		return seen, fmt.Errorf("stop the recovered cluster: %w", errors.Join(err, stopped))
 	}
 	if subscriptions > 0 {
 		a.log.Warn("the new cluster takes no part in logical replication, or it would take over the subscriptions of its source: "+
 			"drop or disable them, then ALTER SYSTEM RESET max_logical_replication_workers and restart", "subscriptions", subscriptions)
 	}
-	return seen, cmp.Or(ctx.Err(), stage.Settle(seen.NewTimeline, subscriptions > 0))
+	return seen, stage.Settle(seen.NewTimeline, subscriptions > 0)
 }
 
 // source is the cluster to clone, and the command that fetches its WAL.

@@ -93,6 +93,9 @@ func TestUnreadableDocuments(t *testing.T) {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	h.golden("list-unreadable.txt", stdout)
+	if code, stdout, stderr := h.run("schedule"); code != 0 || !strings.Contains(stdout, "unreadable") || !strings.Contains(stdout, "done") {
+		t.Errorf("schedule: exit %d\n%s%s", code, stdout, stderr)
+	}
 	if code, stdout, stderr = h.run("show", "latest"); code != 0 || !strings.Contains(stdout, "20261121T020000Z-nightly") {
 		t.Errorf("show latest: exit %d: %s", code, stderr)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -111,35 +112,37 @@ func truthy(s string) bool {
 }
 
 // leading is the system, and the timeline that a new member must reach; 0 if nobody leads.
-func (a *app) leading(ctx context.Context, connstring string) (server.Identity, error) {
-	if connstring != "" {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		id, err := server.Identify(ctx, connstring)
-		if err == nil {
-			return id, nil
+// The source may be a replica (clonefrom) that has not followed the leader yet: of what it
+// and Patroni say the newer timeline counts.
+func (a *app) leading(ctx context.Context, connstring string) (id server.Identity, err error) {
+	led := connstring != "" // or Patroni would not name a source
+	if led {
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		id, err = server.Identify(short, connstring)
+		cancel()
+		if err != nil {
+			a.log.Warn("the replication source does not say its timeline; asking Patroni", "error", err)
 		}
-		a.log.Warn("the replication source does not say its timeline; asking Patroni", "error", err)
 	}
-	if !a.hasPatroni() {
-		system, err := a.onlySystem(ctx)
-		return server.Identity{System: system}, err
-	}
-	t, err := a.topology(ctx)
-	if err != nil {
-		return server.Identity{}, err
-	}
-	id := server.Identity{System: t.SystemIdentifier}
-	if leader, ok := t.Member(t.Leader); ok {
-		id.Timeline = leader.Timeline
-		if id.Timeline == 0 {
-			return id, fail(exitPreflight, "try again when it runs", "%s leads %s and does not say on which timeline", t.Leader, t.Scope)
+	if a.hasPatroni() {
+		t, unseen := a.topology(ctx)
+		if unseen != nil && id.Timeline == 0 {
+			return id, unseen
 		}
+		if leader, ok := t.Member(t.Leader); ok && unseen == nil {
+			led = true
+			id.Timeline = max(id.Timeline, leader.Timeline)
+		}
+		id.System = cmp.Or(id.System, t.SystemIdentifier)
+	}
+	if led && id.Timeline == 0 {
+		return id, fail(exitPreflight, "Patroni tries again by itself", "somebody leads %s, and nobody says on which timeline", a.config.Cluster.Scope)
 	}
 	if id.System == 0 {
 		id.System, err = a.onlySystem(ctx)
+		return id, err
 	}
-	return id, err
+	return id, nil
 }
 
 // replicaTurn waits until fewer members than allowed are made in the whole cluster.

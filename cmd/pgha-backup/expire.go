@@ -119,9 +119,6 @@ func (a *app) planTable(system postgres.SystemIdentifier, plan retention.Plan) e
 	for _, v := range plan.WAL {
 		w.add(fmt.Sprint(uint32(v.Timeline)), v.First.Name(), v.Last.Name(), fmt.Sprint(v.Segments), byteCount(v.Size), string(v.Action), v.Reason)
 	}
-	for _, note := range plan.Notes {
-		a.log.Warn(note)
-	}
 	return w.print(a.stdout)
 }
 

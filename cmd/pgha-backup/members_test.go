@@ -1,8 +1,14 @@
 package main
 
 import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +74,7 @@ func TestBootstrapRefusesEarly(t *testing.T) {
 		{"clone.yaml", nil, exitUsage, "want --from-config"},
 		{"clone.yaml", []string{source, "--from-scope=main"}, exitUsage, "want --from-config"},
 		{"clone.yaml", []string{source, "--target_tme=2026-11-21T10:00:00Z"}, exitUsage, "unknown flag --target-tme"},
+		{"clone.yaml", []string{source, "--recovery_target_time=2026-11-21T10:00:00Z"}, exitUsage, "unknown flag --recovery-target-time"},
 		{"clone.yaml", []string{source, "--target-action=pause"}, exitUsage, "a new cluster is promoted"},
 		{"clone.yaml", []string{source, "--scope=main"}, exitConfig, "Patroni means cluster main"},
 		{"clone.yaml", []string{source, "--my_key=True", "--target_timeline=9"}, exitNotFound, "timeline 9 is not in the archive; there are: 2, 1"},
@@ -85,4 +92,79 @@ func TestBootstrapRefusesEarly(t *testing.T) {
 	if _, err := os.Lstat(dir); err == nil {
 		t.Errorf("%s was touched", dir)
 	}
+}
+
+// Where Patroni names a source somebody leads, on a timeline that must be known: the
+// archive's newest one may be older.
+func TestCreateReplicaWantsTheLeadersTimeline(t *testing.T) {
+	h := newHost(t)
+	h.stock()
+	members := ""
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/cluster":
+			fmt.Fprintf(w, `{"members": [%s], "scope": "main"}`, members)
+		case "/patroni":
+			fmt.Fprintf(w, `{"state": "running", "role": "replica", "database_system_identifier": "%s", "patroni": {"scope": "main"}}`, system)
+		case "/config":
+			fmt.Fprint(w, `{}`)
+		}
+	}))
+	defer api.Close()
+	leader := `{"name": "a", "role": "leader", "state": "running", "timeline": 3, "api_url": "` + api.URL + `/patroni", "host": "127.0.0.1", "port": 1}`
+	plain, err := os.ReadFile(h.config)
+	h.must(err)
+	h.write("patroni.yaml", string(plain)+"patroni: {api: {url: "+api.URL+"}}\n")
+	for _, c := range []struct {
+		name, config, members, connstring, want string
+	}{
+		{"nobody leads meanwhile", "patroni.yaml", "", "host=127.0.0.1 port=1 user=replicator", "nobody says on which timeline"},
+		{"nobody to ask", "config.yaml", "", "host=127.0.0.1 port=1 user=replicator", "nobody says on which timeline"},
+		{"the source is behind the leader", "patroni.yaml", leader, fakeSource(t, 2), "timeline history 00000003.history is not in the archive"},
+	} {
+		members = c.members
+		_ = os.RemoveAll(filepath.Join(h.dir, "state"))
+		dir := filepath.Join(h.dir, "data")
+		code, _, stderr := h.run("--config", filepath.Join(h.dir, c.config), "patroni", "create-replica", "--datadir="+dir, "--connstring="+c.connstring)
+		if code != exitPreflight || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s: exit %d, want %d with %q\n%s", c.name, code, exitPreflight, c.want, stderr)
+		}
+	}
+}
+
+// fakeSource answers IDENTIFY_SYSTEM, and gives its connection string.
+func fakeSource(t *testing.T, timeline int) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	be := binary.BigEndian
+	message := func(kind byte, body []byte) []byte {
+		return append(be.AppendUint32([]byte{kind}, uint32(len(body)+4)), body...)
+	}
+	ready := message('Z', []byte{'I'})
+	description, row := []byte{0, 3}, []byte{0, 3}
+	for _, v := range []string{system.String(), fmt.Sprint(timeline), "0/B000000"} {
+		description = append(description, strings.Repeat("\x00", 10)+"\x19\xff\xff\xff\xff\xff\xff\x00\x00"...) // a text without a name
+		row = append(be.AppendUint32(row, uint32(len(v))), v...)
+	}
+	answers := [][]byte{append(message('R', make([]byte, 4)), ready...),
+		slices.Concat(message('T', description), message('D', row), message('C', []byte("IDENTIFY_SYSTEM\x00")), ready)}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			for _, answer := range answers {
+				_, _ = conn.Read(make([]byte, 4096)) // the start-up message, then the question
+				_, _ = conn.Write(answer)
+			}
+			_, _ = conn.Read(make([]byte, 16))
+			_ = conn.Close()
+		}
+	}()
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=replicator sslmode=disable", l.Addr().(*net.TCPAddr).Port)
 }

@@ -34,7 +34,7 @@ type pastDocument struct {
 	Schedule  string           `json:"schedule"`
 	At        time.Time        `json:"at"`
 	Backup    catalog.BackupID `json:"backup"`
-	Result    string           `json:"result"`           // done, damaged or missed
+	Result    string           `json:"result"`           // done, damaged, unreadable or missed
 	Member    string           `json:"member,omitempty"` // backed up, or the one that reported it
 	StartTime time.Time        `json:"start_time,omitzero"`
 	StopTime  time.Time        `json:"stop_time,omitzero"`
@@ -137,9 +137,14 @@ func whoServes(s config.Schedule, t cluster.Topology, unseen error) (member, why
 // history is every scheduled time of which the repository knows, oldest first. What
 // the reports of missed ones say is not read yet.
 func history(ctx context.Context, r *catalog.Repository) (past []pastDocument, err error) {
-	backups, err := r.Backups(ctx)
+	backups, broken, err := r.ReadableBackups(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, u := range broken {
+		if u.Backup.Schedule() != "" {
+			past = append(past, pastDocument{Schedule: u.Backup.Schedule(), At: u.Backup.Time(), Backup: u.Backup, Result: "unreadable", Reason: u.Finding().Problem})
+		}
 	}
 	for _, m := range backups {
 		if m.ID.Schedule() == "" {

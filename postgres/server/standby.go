@@ -33,7 +33,8 @@ func movedTo(dsn, connURL string) (string, error) {
 		port = "5432"
 	}
 	if !strings.Contains(dsn, "://") {
-		return fmt.Sprintf("%s host='%s' port='%s'", dsn, to.Hostname(), port), nil
+		host := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(to.Hostname()) // from etcd: it must say no more than where
+		return fmt.Sprintf("%s host='%s' port='%s'", dsn, host, port), nil
 	}
 	from, err := url.Parse(dsn)
 	if err != nil {

@@ -9,6 +9,7 @@ func TestMovedTo(t *testing.T) {
 		{"user=admin", "postgres://[fd00::2]:6000/postgres", "user=admin host='fd00::2' port='6000'"},
 		{"postgres://admin:s%40x@localhost/db?sslmode=require&host=%2Frun", "postgres://10.0.0.2:6000/postgres", "postgres://admin:s%40x@10.0.0.2:6000/db?sslmode=require"},
 		{"postgresql:///db?user=admin", "postgres://[fd00::2]/x", "postgresql://[fd00::2]:5432/db?user=admin"},
+		{"user=admin", `postgres://x'sslmode='disable:1/`, `user=admin host='x\'sslmode=\'disable' port='1'`},
 		{"user=admin", "", ""},
 		{"user=admin", "http://[", ""},
 	} {

@@ -102,6 +102,8 @@ daemon: {listen: %q}
 		t.Errorf("%+v, problems %q", s.Local, s.Problems)
 	}
 	w.s3.Start()
+	w.pg.Exec("create table u as select 1")
+	w.pg.Exec("select pg_switch_wal()") // wakes the archiver, which has given up for a minute
 	w.until(90*time.Second, "the archiver to recover", func(s daemon.Status) bool { return s.Local.FailingSince.IsZero() && s.Local.Backlog == 0 })
 
 	// A backup that is slow enough to be ended.

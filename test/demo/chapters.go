@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,7 @@ type act struct {
 	before   time.Time // just before the disaster, by the server's clock
 	entries  int64     // rows then
 	restored string    // the new data directory
+	daemons  []*lab.Process
 }
 
 // configuration is what a member's pgha-backup needs to know: Patroni's own file says the rest.
@@ -36,6 +38,10 @@ repositories:
   - name: main
     type: s3
     s3: {endpoint: %q, bucket: %s, region: %s, access_key: %s, secret_key: %s, path_style: path, tls: "off"}
+schedules:
+  - {name: often, cron: "@every 30s", source: prefer-replica, replica_wait: 5s, retry_delay: 1s}
+retention: {keep: 7, schedule: "@every 1h"}
+daemon: {listen: "%s:8018"}
 log: {level: warn}
 `
 
@@ -47,10 +53,12 @@ func (s *story) prepare(product bool) {
 	o := lab.ClusterOptions{HAProxy: true}
 	if product {
 		program := s.run.Build("pgha-backup")
-		o.ArchiveCommand = program + " --config {home}/pgha-backup.yaml archive-push %p"
-		o.RestoreCommand = program + " --config {home}/pgha-backup.yaml archive-get %f %p"
+		// Every member runs the same command line, and all live on one host.
+		s.program = s.run.WriteFile(lab.User1, 0o755, "#!/bin/sh\nexec "+program+` --config "$HOME/pgha-backup.yaml" "$@"`+"\n", "pgha-backup")
+		o.ArchiveCommand = s.program + " archive-push %p"
+		o.RestoreCommand = s.program + " archive-get %f %p"
 		o.Prepare = func(m *lab.Member) {
-			text := fmt.Sprintf(configuration, m.ConfigFile, m.Home, s.store.Endpoint, s.store.Bucket, s.store.Region, s.store.AccessKey, s.store.SecretKey)
+			text := fmt.Sprintf(configuration, m.ConfigFile, m.Home, s.store.Endpoint, s.store.Bucket, s.store.Region, s.store.AccessKey, s.store.SecretKey, m.Host)
 			s.run.WriteFile(m.User, 0o600, text, filepath.Base(m.Home), "pgha-backup.yaml")
 			s.run.Mkdir(m.User, 0o700, filepath.Base(m.Home), "state")
 		}
@@ -208,12 +216,16 @@ func (s *story) proof() {
 	sh.must("pg_ctl", "stop", "-D", s.restored)
 }
 
-// close looks at the whole once more.
+// close looks at the whole once more, and ends the daemons.
 func (s *story) close() {
 	s.chapter("How things stand")
 	sh := s.on(s.cluster.Leader())
 	sh.must("pgha-backup", "list")
 	sh.must("pgha-backup", "status")
+	for _, d := range s.daemons {
+		s.must(d.Stop(syscall.SIGTERM, 30*time.Second))
+	}
+	s.say("SIGTERM, and all three daemons have ended; archiving needs none of them.")
 }
 
 // cut is where recovery really stopped: the fork of the restored server's new timeline.

@@ -1,5 +1,5 @@
 // Command demo tells the product's story on real servers: a Patroni cluster at work, its WAL and a backup in
-// an S3 store, a table dropped, and the way back to the moment before.
+// an S3 store, a table dropped, the way back to the moment before, and the daemons that do all that by themselves.
 package main
 
 import (
@@ -29,6 +29,7 @@ func main() {
 		s.disaster()
 		s.restore()
 		s.proof()
+		s.service()
 		s.close()
 	})
 	if !ok {

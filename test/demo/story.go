@@ -25,6 +25,7 @@ type stage struct {
 	run     *lab.Run
 	store   *lab.S3
 	cluster *lab.Cluster
+	program string // how PostgreSQL and Patroni call ours, on every member
 	act
 }
 

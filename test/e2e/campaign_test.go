@@ -115,7 +115,7 @@ func oneRound(t *testing.T, round int, seed uint64) {
 	if o.MiB > 200 {
 		t.Errorf("a daemon has %.0f MiB", o.MiB)
 	}
-	o.Taken, o.Missed = d.eachTimeOnce(first, time.Now().Add(-3*time.Minute))
+	o.Taken, o.Missed = d.eachTimeOnce(first, time.Now().Add(-d.period))
 	if o.Missed > o.Taken {
 		t.Errorf("%d were missed, %d taken", o.Missed, o.Taken)
 	}

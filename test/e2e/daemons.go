@@ -141,7 +141,7 @@ func (d *daemons) list(m *lab.Member) []listedBackup {
 // store cannot hold it twice. It returns how many were missed.
 func (d *daemons) eachTimeOnce(from, to time.Time) (taken, missed int) {
 	d.Helper()
-	lab.Poll(d, 30*time.Second, "every scheduled time to be taken or reported", func() error {
+	lab.Poll(d, 90*time.Second, "every scheduled time to be taken or reported", func() error {
 		taken, missed = 0, 0
 		keys := d.s3.Keys()
 		done := d.manifests()

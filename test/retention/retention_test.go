@@ -87,10 +87,12 @@ func (w *world) do(code int, v any, config string, args ...string) string {
 	return stderr.String()
 }
 
-// row commits a row and switches segments.
-func (w *world) row(n int) {
+// row commits a row, switches segments, and names the one that ended.
+func (w *world) row(n int) (segment string) {
 	w.Helper()
-	w.pg.Exec(fmt.Sprintf("insert into t values (%d); select pg_switch_wal()", n))
+	w.pg.Exec(fmt.Sprintf("insert into t values (%d)", n))
+	w.pg.QueryRow("select pg_walfile_name(pg_switch_wal())", &segment)
+	return segment
 }
 
 // stored are the names of a repository's objects.
@@ -178,9 +180,7 @@ func TestExpire(t *testing.T) {
 	take()
 	w.row(5)
 	take()
-	w.row(6)
-	var name string
-	w.pg.QueryRow("select pg_walfile_name(pg_current_wal_lsn() - 1)", &name)
+	name := w.row(6)
 	lab.Poll(t, 60*time.Second, "the archiver", func() error {
 		var last string
 		if w.pg.QueryRow("select coalesce(last_archived_wal, '') from pg_stat_archiver", &last); last < name {
