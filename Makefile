@@ -17,7 +17,7 @@ FUZZTIME ?= 10s
 .PHONY: help build demo demo-clean test unit check bench campaign campaign-members fuzz deps clean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 26
 
 deps: ## install what tests and demo need
 	@test/deps/all.sh

@@ -47,6 +47,7 @@ const (
 	autoConfFile   = "postgresql.auto.conf"
 	serverConfFile = "postgresql.conf"
 	manifestFile   = "backup_manifest"
+	patroniCache   = "patroni.dynamic.json"
 )
 
 // held are files that are kept in memory and written, or written differently, at
@@ -54,9 +55,10 @@ const (
 var held = map[string]int64{controlFile: 8192, labelFile: 64 << 10, autoConfFile: 4 << 20}
 
 // left are files of a backup that a copy must not have: links are made by us, the
-// signals say what the source was doing.
+// signals say what the source was doing. Patroni writes its copy of the dynamic
+// configuration itself, at any moment while a member is made; the backup's is of the past.
 var left = []string{"tablespace_map", "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts", manifestFile,
-	catalog.OriginFile, MarkerFile, LogFile, hbaFile}
+	catalog.OriginFile, MarkerFile, LogFile, hbaFile, patroniCache}
 
 // leftOut tells whether a path of the backup is not written as it is.
 func leftOut(name string) bool {

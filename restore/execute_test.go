@@ -348,6 +348,7 @@ func TestExecuteMember(t *testing.T) {
 	bucket := mem.New()
 	volume := baseContent()
 	volume["postgresql.conf.backup"] = "kept\n"
+	volume[patroniCache] = "{}"
 	volume[autoConfFile] += "restore_command = 'of another life'\n"
 	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: volume, 16400: spaceContent()}))
 	segment := postgres.SegmentAt(1, s.plan.Backup.StartLSN, s.plan.Backup.SegmentSize)
@@ -366,7 +367,7 @@ func TestExecuteMember(t *testing.T) {
 	if err := s.restore(t.Context(), bucket, false); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"recovery.signal", "standby.signal", catalog.OriginFile, MarkerFile, "tablespace_map"} {
+	for _, name := range []string{"recovery.signal", "standby.signal", catalog.OriginFile, MarkerFile, "tablespace_map", patroniCache} {
 		if exists(s.pgdata, name) {
 			t.Errorf("%s in a member", name)
 		}

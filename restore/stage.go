@@ -167,7 +167,7 @@ func (s *Stage) forget(subscriptions bool) error {
 	if err := atomicfile.Write(conf, []byte(kept), 0o600); err != nil {
 		return err
 	}
-	for _, name := range []string{LogFile, hbaFile, recoverySignal, "standby.signal", "postmaster.opts", "patroni.dynamic.json", manifestFile} {
+	for _, name := range []string{LogFile, hbaFile, recoverySignal, "standby.signal", "postmaster.opts", patroniCache, manifestFile} {
 		if err := os.Remove(filepath.Join(s.PGDATA, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

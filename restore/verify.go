@@ -21,7 +21,7 @@ func (x *execution) verify(ctx context.Context) error {
 		return nil
 	}
 	status, said, err := x.run(ctx, filepath.Join(x.BinDir, "pg_verifybackup"), "--no-parse-wal", "--quiet",
-		"--ignore="+controlFile, "--ignore="+MarkerFile, x.ground.PGDATA)
+		"--ignore="+controlFile, "--ignore="+MarkerFile, "--ignore="+patroniCache, x.ground.PGDATA)
 	if err != nil {
 		return fmt.Errorf("run pg_verifybackup: %w", err)
 	}

@@ -114,18 +114,19 @@ func (w *world) fromTheRepository(leader, n *lab.Member) {
 // method can, and one when the archive has caught up, without parameters.
 func (w *world) afterFailover() {
 	w.Helper()
-	w.cluster.PatchConfig(`{"postgresql": {"pgha_backup": {"no_params": true}}}`)
+	w.method(`{"no_params": true}`, "7MB")
 	_, leader := w.cluster.Failover()
 	n := w.cluster.Replicas()[0]
 	from := w.reinitialized(n)
 	w.Logf("right after the failover: %d from the repository, %d from the leader", logged(n, from, "created using pgha_backup"), logged(n, from, "created using basebackup"))
 	w.must(leader, nil, "check") // ends the segment with the fork and waits for it in the archive
 	w.madeBy(n, w.reinitialized(n), "pgha_backup")
-	w.cluster.PatchConfig(`{"postgresql": {"pgha_backup": {"no_params": null, "keep_data": true, "no_leader": true, "foo": "some value"}}}`)
+	w.method(`{"no_params": null, "keep_data": true, "no_leader": true, "foo": "some value"}`, "8MB")
 	from = w.reinitialized(n)
 	w.madeBy(n, from, "pgha_backup")
 	if logged(n, from, "Leaving data directory uncleaned") != 1 || logged(n, from, "ground=replaced") != 1 {
-		w.Errorf("%s did not replace the data directory that Patroni kept", n.Name)
+		b, _ := os.ReadFile(n.Log)
+		w.Errorf("%s did not replace the data directory that Patroni kept:\n%s", n.Name, b[from:])
 	}
 }
 

@@ -150,6 +150,22 @@ func (w *world) reinitialized(m *lab.Member) (from int) {
 	return from
 }
 
+// method changes the options that Patroni calls ours with, and a setting by which a
+// member shows that it knows them: a reinitialize is taken before its next look.
+func (w *world) method(options, workMem string) {
+	w.Helper()
+	w.cluster.PatchConfig(fmt.Sprintf(`{"postgresql": {"pgha_backup": %s, "parameters": {"work_mem": %q}}}`, options, workMem))
+	for _, m := range append(w.cluster.Replicas(), w.cluster.Leader()) {
+		lab.Poll(w, 30*time.Second, "the new options on "+m.Name, func() error {
+			var now string
+			if m.QueryRow("show work_mem", &now); now != workMem {
+				return errNotYet
+			}
+			return nil
+		})
+	}
+}
+
 // madeBy insists on the method that made a member.
 func (w *world) madeBy(m *lab.Member, from int, method string) {
 	w.Helper()
