@@ -306,8 +306,9 @@ func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
 
 // checkWay proves the way into the archive and back.
 func (a *app) checkWay(ctx context.Context, k *checklist, s *server.Server, f server.Facts) {
-	if !f.InRecovery && !f.Archives() {
-		return // said already
+	ours := f.ArchiveLibrary == "" && strings.Contains(f.ArchiveCommand, "archive-push")
+	if !ours || !f.InRecovery && !f.Archives() {
+		return // said already; another tool's command is not ours to run
 	}
 	repository, err := a.repository(f.System)
 	way := wal.Way{Server: s, Facts: f, Repository: repository, State: a.config.Cluster.StateDir}
