@@ -67,6 +67,22 @@ func ask(t *testing.T, s *service, path string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
+// A member without data has no pg_wal whose free bytes could be 0.
+func TestAbsentServerHasNoWAL(t *testing.T) {
+	for server, want := range map[string]bool{"primary": true, "down": true, "absent": false} {
+		s := alive(t)
+		s.healthy(s.started)
+		s.local.Server = server
+		var shown []string
+		for _, sample := range s.samples(s.started) {
+			shown = append(shown, sample.Name)
+		}
+		if !slices.Contains(shown, "pgha_postgres_up") || slices.Contains(shown, "pgha_pg_wal_free_bytes") != want {
+			t.Errorf("%s: %v", server, shown)
+		}
+	}
+}
+
 func TestHealth(t *testing.T) {
 	s := alive(t)
 	want := func(path string, code int, text string) {

@@ -33,6 +33,8 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	at("config_loaded_timestamp_seconds", "When the configuration in force was loaded.", d.Loaded)
 	if l := d.Local; l != nil {
 		add("postgres_up", "Whether the local server answers.", truth(l.Server == "primary" || l.Server == "standby"))
+	}
+	if l := d.Local; l != nil && l.Server != "absent" {
 		add("archive_backlog_files", "WAL files that wait for the archiver.", float64(l.Backlog))
 		add("archive_failing", "Whether the archiver's last attempt failed.", truth(!l.FailingSince.IsZero()))
 		add("pg_wal_bytes", "Size of pg_wal.", float64(l.WALBytes))
