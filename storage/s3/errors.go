@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
+	"syscall"
 
 	"github.com/minio/minio-go/v7"
 
@@ -84,6 +86,7 @@ func (b *Bucket) unanswered(e *storage.Error) {
 	err := e.Err
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	_, unresolved := errors.AsType[*net.DNSError](err)
 	switch {
 	case untrusted:
 		e.Advice = "check the endpoint's host name, and name the certificate authority of the store in ca_file"
@@ -91,6 +94,8 @@ func (b *Bucket) unanswered(e *storage.Error) {
 		e.Advice = "the server does not speak TLS: check scheme and port of the endpoint"
 	case errors.As(err, new(minio.ErrorResponse)): // refused by minio-go itself
 		e.Advice = "check endpoint and bucket name"
+	case unresolved, errors.Is(err, syscall.ECONNREFUSED):
+		e.Retry, e.Advice = true, "check the endpoint's host name and port, and that this machine reaches it"
 	default:
 		e.Retry = true
 	}

@@ -1,9 +1,15 @@
 package s3
 
 import (
+	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgha-backup/pgha-backup/storage"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -49,6 +55,25 @@ func TestParseRetryAfter(t *testing.T) {
 	} {
 		if got := parseRetryAfter(s, now); got != want {
 			t.Errorf("%q: %s, want %s", s, got, want)
+		}
+	}
+}
+
+func TestUnanswered(t *testing.T) {
+	const advice = "check the endpoint's host name and port, and that this machine reaches it"
+	for _, c := range []struct {
+		err    error
+		advice string
+	}{
+		{&net.OpError{Op: "dial", Err: &net.DNSError{Name: "s3.example.com", IsNotFound: true}}, advice},
+		{fmt.Errorf("dial: %w", syscall.ECONNREFUSED), advice},
+		{fmt.Errorf("read: %w", syscall.ECONNRESET), ""},
+		{context.Canceled, ""},
+	} {
+		e := &storage.Error{Err: c.err}
+		(&Bucket{}).unanswered(e)
+		if !e.Retry || e.Hint() != c.advice {
+			t.Errorf("%v: retry %t, hint %q", c.err, e.Retry, e.Hint())
 		}
 	}
 }
