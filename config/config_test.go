@@ -125,6 +125,7 @@ func TestHints(t *testing.T) {
 	t.Chdir("../configs/testdata")
 	for file, want := range map[string]string{
 		"absent.yaml": adviceFile, "empty.bad.yaml": adviceFile, "no-repository.bad.yaml": adviceRepository, "twice.bad.yaml": "",
+		"no-patroni-file.bad.yaml": advicePatroni, "citus.bad.yaml": "",
 	} {
 		_, err := load(file, nil)
 		if e, ok := err.(*Error); !ok || e.Hint() != want {

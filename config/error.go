@@ -29,6 +29,8 @@ const (
 	adviceRepository = "add a repository, for example:\n" + exampleRepository
 	adviceFile       = "write it, for example:\n  patroni:\n    config: /etc/patroni/patroni.yml\n" + exampleRepository
 
+	advicePatroni = "name the file that Patroni is started with, or its directory of *.yml; this user must be able to read it"
+
 	exampleRepository = `  repositories:
     - name: main
       type: s3

@@ -32,14 +32,15 @@ func load(path string, environ []string) (Config, error) {
 	if problems := c.decode(data); len(problems) > 0 {
 		return c, &Error{File: path, Problems: problems}
 	}
-	problems := c.override(environ)
-	if len(problems) == 0 {
-		if err := c.derive(environ); err != nil {
-			problems = append(problems, "patroni.config: "+err.Error())
-		}
-	}
-	if len(problems) > 0 {
+	if problems := c.override(environ); len(problems) > 0 {
 		return c, &Error{File: path, Problems: problems}
+	}
+	if err := c.derive(environ); err != nil {
+		e := &Error{File: path, Problems: []string{"patroni.config: " + err.Error()}}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			e.Advice = advicePatroni
+		}
+		return c, e
 	}
 	return c, c.Validate()
 }
