@@ -28,10 +28,10 @@ func newBackupCommand(a *app) *cobra.Command {
 			"needs is archived, and commits.\n\n" +
 			"--source says which member may be copied: the leader (default), a replica, or with prefer-replica a replica,\n" +
 			"and the leader where none can serve. Where this member is not it, the command exits 4 and says who is. A\n" +
-			"replica must stream and replay the leader's timeline without delay, at most backup.max_lag bytes behind. The leader then writes a checkpoint and\n" +
-			"ends two WAL segments, and is not read; it is reached with the local server's credentials at the address that\n" +
-			"Patroni shows. A replica that is promoted in mid copy ends the backup with exit 1; a failover between two other\n" +
-			"members does not.\n\n" +
+			"replica must stream and replay the leader's timeline without delay, at most backup.max_lag bytes behind. The\n" +
+			"leader then writes a checkpoint and ends two WAL segments, and is not read; it is reached with the local server's\n" +
+			"credentials at the address that Patroni shows. A replica that is promoted in mid copy ends the backup with exit 1;\n" +
+			"a failover between two other members does not.\n\n" +
 			"--method base-backup needs no data directory here: the server streams its files over the replication protocol.\n" +
 			"Patroni says where the chosen member is, and cluster.dsn (or Patroni's file) how to log in; without Patroni\n" +
 			"cluster.dsn alone leads to the server. The role must be a superuser, or have REPLICATION, pg_monitor,\n" +

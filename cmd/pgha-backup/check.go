@@ -98,7 +98,7 @@ func (a *app) check(ctx context.Context) error {
 	}{k.failed == 0, k.findings}
 	err := a.print(document, func() (err error) {
 		for _, f := range k.findings {
-			_, err = fmt.Fprintf(a.stdout, "%-7s  %s: %s\n", f.State, f.Name, printable(f.Detail))
+			_, err = fmt.Fprintf(a.stdout, "%-7s  %s: %s\n", f.State, f.Name, printable(strings.Join(strings.Fields(f.Detail), " ")))
 			if f.Hint != "" {
 				fmt.Fprintf(a.stdout, "         %s\n", printable(f.Hint))
 			}

@@ -189,11 +189,11 @@ func TestComplaints(t *testing.T) {
 		{"list --config DIR/no-directory.yaml", 3, "error: look for repositories of main: list main/: bucket does not exist: DIR/absent\n" +
 			"hint: create the directory DIR/absent or mount its filesystem\n"},
 		{"list", 6, "error: repository nas holds nothing of cluster main\n" +
-			"hint: archive some WAL or take a backup first, or check cluster.scope and the repository's prefix\n"},
+			"hint: make the cluster archive here with pgha-backup patroni setup --apply, or check cluster.scope and the repository's prefix\n"},
 		{"list --system-id 7301234567890123456", 6, "error: repository nas holds nothing of cluster main, system identifier 7301234567890123456\n" +
-			"hint: set archive_command to 'pgha-backup archive-push %p' and take a backup\n"},
+			"hint: make the cluster archive here with pgha-backup patroni setup --apply, or check the system identifier\n"},
 		{"list --system-id x", 2, "error: --system-id: system identifier \"x\": want a positive decimal number\n"},
-		{"list now", 2, "error: pgha-backup list: want no arguments, got 1 arguments\nhint: see pgha-backup list --help\n"},
+		{"list now", 2, "error: pgha-backup list: want no arguments, got 1\nhint: see pgha-backup list --help\n"},
 		{"list --formt json", 2, "error: unknown flag: --formt\nhint: see pgha-backup list --help\n"},
 		{"list --format xml", 2, "error: --format \"xml\": want table or json\n"},
 		{"lst", 2, "error: unknown command \"lst\" for pgha-backup\nhint: did you mean list?\n"},

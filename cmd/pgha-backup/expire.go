@@ -127,7 +127,7 @@ func newHoldCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "hold <backup>", Short: "Keep a backup whatever the retention rules say", Args: exactly("<backup>"),
 		Long: "Writes a hold: until its end, or until it is released, expiry leaves the backup alone. A hidden backup whose data is\nstill there is shown again."}
 	cmd.Flags().StringVar(&name, "name", "hold", "name of this hold; a backup may have several")
-	cmd.Flags().StringVar(&reason, "reason", "", "why; list --all and expire show it")
+	cmd.Flags().StringVar(&reason, "reason", "", "why (required); list --all and expire show it")
 	cmd.Flags().StringVar(&until, "until", "", "when it ends, RFC 3339; default: when it is released")
 	return a.holding(cmd, func(ctx context.Context, repository *catalog.Repository, id catalog.BackupID) error {
 		h := catalog.Hold{Backup: id, Name: name, Reason: reason, By: a.whoami(), At: a.now().UTC().Truncate(time.Second)}

@@ -53,7 +53,7 @@ func (a *app) survey(ctx context.Context, given string) (s survey, err error) {
 	}
 	s.Survey, err = s.repository.Survey(ctx)
 	if catalog.IsEmpty(err) {
-		err = fail(exitNotFound, "set archive_command to 'pgha-backup archive-push %p' and take a backup",
+		err = fail(exitNotFound, "make the cluster archive here with pgha-backup patroni setup --apply, or check the system identifier",
 			"repository %s holds nothing of cluster %s, system identifier %s", a.config.Repository().Name, a.config.Cluster.Scope, system)
 	}
 	return s, err

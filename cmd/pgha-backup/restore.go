@@ -38,7 +38,7 @@ func newRestoreCommand(a *app) *cobra.Command {
 	flags := cmd.Flags()
 	target.add(cmd)
 	f.addSource(cmd)
-	flags.StringVar(&f.pgdata, "pgdata", "", "directory to restore into")
+	flags.StringVar(&f.pgdata, "pgdata", "", "directory to restore into; --plan does without")
 	flags.StringVar(&f.archiveMode, "archive-mode", "off", "off or preserve: what becomes of the copy's archive_mode")
 	flags.BoolVar(&f.start, "start", false, "start the copy on a private socket, wait, and prove where recovery stopped")
 	flags.BoolVar(&f.plan, "plan", false, "print what would be done and change nothing")

@@ -115,6 +115,6 @@ func exactly(words ...string) cobra.PositionalArgs {
 		if len(words) > 0 {
 			want = strings.Join(words, " ")
 		}
-		return fail(exitUsage, "see "+cmd.CommandPath()+" --help", "%s: want %s, got %d arguments", cmd.CommandPath(), want, len(args))
+		return fail(exitUsage, "see "+cmd.CommandPath()+" --help", "%s: want %s, got %d", cmd.CommandPath(), want, len(args))
 	}
 }

@@ -44,9 +44,9 @@ type pastDocument struct {
 func newScheduleCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "schedule", Short: "Show when the next backups are due, who would take them and why, and how the last ones went", Args: exactly(),
-		Long: "By whom is decided when the time has come: what is shown is who would serve now. A time that is due and not done is\n" +
-			"shown as such; where daemons run they are at it, and their /status says why it waits. Backups that are expired and\n" +
-			"those of a person are not in the history.\n\n" +
+		Long: "Shows the next three times of each schedule, who would serve now and why, and how the last ones went. Who does serve\n" +
+			"is decided when the time has come. A time that is due and not done is shown as such; where daemons run they are at\n" +
+			"it, and their /status says why it waits. Backups that are expired and those of a person are not in the history.\n\n" +
 			"Cron's fields are local times of the schedule's zone. A local time that a change of the clocks skips runs at the first\n" +
 			"instant after the gap; one that comes twice runs once, at its first. \"@every 6h\" means the multiples of six hours since\n" +
 			"1970 in UTC. Each time gives one backup in the cluster. A time that went by is caught up until its latest start or the\n" +

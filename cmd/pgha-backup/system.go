@@ -48,7 +48,7 @@ func (a *app) onlySystem(ctx context.Context) (postgres.SystemIdentifier, error)
 	}
 	switch len(found) {
 	case 0:
-		return 0, fail(exitNotFound, "archive some WAL or take a backup first, or check cluster.scope and the repository's prefix",
+		return 0, fail(exitNotFound, "make the cluster archive here with pgha-backup patroni setup --apply, or check cluster.scope and the repository's prefix",
 			"repository %s holds nothing of cluster %s", c.Repository().Name, c.Cluster.Scope)
 	case 1:
 		return found[0], nil
