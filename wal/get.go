@@ -144,8 +144,10 @@ func (r *retrieval) open(ctx context.Context) (*catalog.Repository, error) {
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("find the repository of %s: %w", r.Scope, err)
-		case len(systems) != 1:
-			return nil, fmt.Errorf("find the repository of %s: %d system identifiers %v in the archive and no readable pg_control in %q", r.Scope, len(systems), systems, r.DataDir)
+		case len(systems) == 0:
+			return nil, fmt.Errorf("find the repository of %s: nothing of it is stored", r.Scope)
+		case len(systems) > 1:
+			return nil, fmt.Errorf("find the repository of %s: %d system identifiers %v are stored, and no pg_control in %q says which", r.Scope, len(systems), systems, r.DataDir)
 		}
 		r.system = systems[0]
 	}
