@@ -228,6 +228,11 @@ func (b *Bucket) Delete(ctx context.Context, key storage.Key) error {
 		for dir != "." && root.Remove(dir) == nil { // refused unless empty
 			dir = path.Dir(dir)
 		}
-		return syncUp(root, dir)
+		err = syncUp(root, dir)
+		for errors.Is(err, fs.ErrNotExist) && dir != "." { // another Delete removed it, empty
+			dir = path.Dir(dir)
+			err = syncUp(root, dir)
+		}
+		return err
 	})
 }

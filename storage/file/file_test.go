@@ -2,9 +2,12 @@ package file_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/file"
@@ -77,5 +80,31 @@ func TestLeavesNothing(t *testing.T) {
 		if err != nil || (name == "." && len(left) != 1) || (name == ".tmp" && len(left) != 0) {
 			t.Errorf("left in %s: %v %v", name, left, err)
 		}
+	}
+}
+
+// Expiry deletes what lies in one directory by several hands at once.
+func TestDeletesAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	b := file.New(dir)
+	for round := range 200 {
+		var keys []storage.Key
+		for i := range 6 {
+			key := storage.Key(fmt.Sprintf("a/b%d/c/%d", round, i))
+			if err := b.Put(t.Context(), key, []byte("x"), storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			keys = append(keys, key)
+		}
+		var all errgroup.Group
+		for _, key := range keys {
+			all.Go(func() error { return b.Delete(t.Context(), key) })
+		}
+		if err := all.Wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "a")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an empty directory stays: %v", err)
 	}
 }
