@@ -149,6 +149,13 @@ func TestExpire(t *testing.T) {
 			w.do(0, &m, config, "backup")
 			backups[config] = append(backups[config], m)
 		}
+		id := backups["file"][len(backups["file"])-1].ID // of one second, they would be in any order
+		lab.Poll(t, 5*time.Second, "the next second", func() error {
+			if !time.Now().After(id.Time().Add(time.Second)) {
+				return errors.New("not yet")
+			}
+			return nil
+		})
 		w.row(100)
 	}
 	w.row(1)
