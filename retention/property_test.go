@@ -15,7 +15,7 @@ import (
 
 var (
 	seedFlag = flag.Uint64("seed", 0, "repeat the lives of this seed")
-	lives    = flag.Int("lives", 30, "how many lives")
+	lives    = flag.Int("lives", 16, "how many lives")
 )
 
 // TestLives expires again and again in random lives and asks the oracle each time.
