@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"strings"
 	"time"
 
@@ -29,8 +28,6 @@ type Hold struct {
 // Active tells whether the hold still counts.
 func (h Hold) Active(now time.Time) bool { return h.Until.IsZero() || now.Before(h.Until) }
 
-var holdPattern = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){0,62}$`)
-
 // Hold writes a hold, and shows the backup again if it was hidden. ErrNoBackup if
 // there is no such backup, ErrExpired if its data is being removed already,
 // storage.ErrExist if it has another hold of that name.
@@ -47,8 +44,8 @@ func (r *Repository) hold(ctx context.Context, h Hold) error {
 	if _, err := ParseBackupID(string(h.Backup)); err != nil {
 		return err
 	}
-	if !holdPattern.MatchString(h.Name) {
-		return fmt.Errorf("hold %q: want lower-case letters, digits and single '-'", h.Name)
+	if len(h.Name) > 63 || !wordPattern.MatchString(h.Name) {
+		return fmt.Errorf("hold %q: want lower-case letters, digits and single '-', at most 63", h.Name)
 	}
 	h.Format = Format
 	key := r.keys.hold(h.Backup, h.Name)

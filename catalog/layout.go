@@ -12,11 +12,11 @@ import (
 // Format is the repository format this version writes and the newest it reads.
 const Format = 1
 
-var scopePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+var scopePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // ValidateScope checks a Patroni scope for use in keys.
 func ValidateScope(scope string) error {
-	if !scopePattern.MatchString(scope) {
+	if len(scope) > 128 || !scopePattern.MatchString(scope) {
 		return fmt.Errorf("scope %q: want letters, digits, '_', '-' and '.', at most 128", scope)
 	}
 	return nil
