@@ -99,8 +99,9 @@ func oneRound(t *testing.T, round int, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
 	timelines := []postgres.TimelineID{1}
-	for range *blows {
-		o.Blows = append(o.Blows, d.blow(random))
+	hand := shuffled(seed-uint64(round), round)
+	for i := range *blows {
+		o.Blows = append(o.Blows, d.blow(random, hand[i%len(hand)]))
 		t.Log(o.Blows[len(o.Blows)-1])
 		timelines = append(timelines, timelines[len(timelines)-1]+1)
 	}
@@ -138,11 +139,29 @@ func oneRound(t *testing.T, round int, seed uint64) {
 	t.Logf("to the end: %+v", r.judge(journal, commits))
 }
 
-// blow waits for a random phase of a backup, then exchanges the leader in a random way
-// and says what was done. In the end everything runs again.
-func (d *daemons) blow(random *rand.Rand) string {
+// card is one way to exchange the leader, in one phase of a backup.
+type card struct{ phase, kind string }
+
+// shuffled deals a round its cards. Five rounds of four share a deck, so that every kind
+// of blow and every phase comes up: half of the leaders are killed, twice an etcd member too.
+func shuffled(seed uint64, round int) []card {
+	random := rand.New(rand.NewPCG(seed, uint64(round/5)))
+	kinds := strings.Fields("switch switch switch switch host host host host host host host host etcd etcd daemon daemon daemon sleep sleep sleep")
+	phases := []string{"", "start", "copy", "stop", "wal"}
+	random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+	var hand []card
+	for i := range 4 {
+		at := round%5*4 + i
+		hand = append(hand, card{phases[at%len(phases)], kinds[at]})
+	}
+	return hand
+}
+
+// blow waits for a phase of a backup, then exchanges the leader in one way and says
+// what was done. In the end everything runs again.
+func (d *daemons) blow(random *rand.Rand, c card) string {
 	d.Helper()
-	phase := []string{"", "start", "copy", "stop", "wal"}[random.IntN(5)]
+	phase := c.phase
 	busy, met := d.meet(phase)
 	time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 	leader := d.cluster.Leader()
@@ -153,17 +172,17 @@ func (d *daemons) blow(random *rand.Rand) string {
 			d.Fatal(err)
 		}
 	}
-	switch kind := random.IntN(6); kind {
-	case 0:
+	switch c.kind {
+	case "switch":
 		return said + "switched over to " + d.cluster.Switchover(nil).Name
-	case 1, 2: // the host dies, daemon and all
+	case "host": // it dies, daemon and all
 		d.running[leader.Name].Kill9()
 		dead, next := d.cluster.Failover()
 		dead.Start()
 		restart(d.running[dead.Name])
 		d.cluster.WaitHealthy(3 * time.Minute)
 		return said + "killed the host of " + dead.Name + ", leader " + next.Name
-	case 3: // an etcd member with the leader
+	case "etcd": // a member of it with the leader
 		e := d.cluster.Etcd.Members[random.IntN(len(d.cluster.Etcd.Members))]
 		e.Kill9()
 		dead, next := d.cluster.Failover()
@@ -171,7 +190,7 @@ func (d *daemons) blow(random *rand.Rand) string {
 		dead.Start()
 		d.cluster.WaitHealthy(3 * time.Minute)
 		return said + "killed " + e.Name + " and " + dead.Name + ", leader " + next.Name
-	case 4: // the daemon that works, and a switchover while it is dead
+	case "daemon": // the one that works, and a switchover while it is dead
 		victim := d.running[busy]
 		victim.Kill9()
 		next := d.cluster.Switchover(nil)
