@@ -134,7 +134,26 @@ type Archive struct {
 	GetRewindTimeout time.Duration `yaml:"get_rewind_timeout"`
 	// GetRecoveryTimeout is how long a get in recovery may go without progress.
 	GetRecoveryTimeout time.Duration `yaml:"get_recovery_timeout"`
+	// PushAhead is how many files the daemon pushes at once before PostgreSQL asks.
+	PushAhead int `yaml:"push_ahead"`
+	// KeepOnStandby bounds the WAL that a standby keeps until it is archived; 0: none is kept.
+	KeepOnStandby Size `yaml:"keep_on_standby"`
+	// FillAfter is how long the archive may lack a segment before a member that has it
+	// pushes it; 0: never.
+	FillAfter time.Duration `yaml:"fill_after"`
+	// LostAfter is when a hole counts as lost though not every member could be asked.
+	LostAfter time.Duration `yaml:"lost_after"`
+	// OnFull is what a push does when pg_wal has less than FullBelow free and the store
+	// has just failed: stop, or drop-and-record.
+	OnFull    string `yaml:"on_full"`
+	FullBelow Size   `yaml:"full_below"`
 }
+
+// The values of OnFull.
+const (
+	Stop          = "stop"
+	DropAndRecord = "drop-and-record"
+)
 
 // Backup says how a base backup is taken.
 type Backup struct {
@@ -158,7 +177,8 @@ func Default() Config {
 	return Config{
 		Patroni: Patroni{ReplicasAtOnce: 2},
 		Archive: Archive{GetBatch: 8, PushTimeout: 60 * time.Second, GetStandbyTimeout: 2 * time.Second,
-			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute},
+			GetRewindTimeout: 60 * time.Second, GetRecoveryTimeout: 15 * time.Minute,
+			PushAhead: 4, KeepOnStandby: 16 << 30, FillAfter: 30 * time.Second, LostAfter: 15 * time.Minute, OnFull: Stop, FullBelow: 1 << 30},
 		Backup:    Backup{Workers: 2, PackSize: 256 << 20, PartSize: 16 << 20, MaxLag: 256 << 20, WALTimeout: time.Hour},
 		Retention: defaultRetention(),
 		Daemon:    Daemon{Listen: "127.0.0.1:8018"},

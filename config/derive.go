@@ -29,6 +29,9 @@ func (c *Config) derive(environ []string) error {
 	if c.Cluster.StateDir == "" && c.Cluster.Scope != "" {
 		c.Cluster.StateDir = filepath.Join("/var/lib/pgha-backup", c.Cluster.Scope, c.Cluster.Member)
 	}
+	if c.Daemon.Socket == "" && c.Cluster.Scope != "" {
+		c.Daemon.Socket = filepath.Join("/run/pgha-backup", c.Cluster.Scope+".sock")
+	}
 	if c.Archive.Spool == "" && c.Cluster.StateDir != "" {
 		c.Archive.Spool = filepath.Join(c.Cluster.StateDir, "spool")
 	}

@@ -96,6 +96,8 @@ type Daemon struct {
 	Listen   string `yaml:"listen"` // host:port of metrics, health and status; "": none
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
+	// Socket is where pgha-wal asks; /run/pgha-backup/<scope>.sock.
+	Socket string `yaml:"socket"`
 }
 
 func defaultSchedule() Schedule {
@@ -108,7 +110,7 @@ func defaultRetention() Retention {
 }
 
 // mayBeZero are the durations that nobody needs to give.
-var mayBeZero = []string{"replica_wait", "latest_start", "window"}
+var mayBeZero = []string{"replica_wait", "latest_start", "window", "fill_after"}
 
 func (k *checker) schedules(all []Schedule) {
 	first := map[string]int{}
@@ -163,12 +165,17 @@ func (k *checker) retention(r Retention) {
 	}
 }
 
+// maxSocket is the kernel's bound on the path of a unix socket.
+const maxSocket = 107
+
 func (k *checker) daemon(d Daemon) {
 	if d.Listen != "" {
 		_, port, err := net.SplitHostPort(d.Listen)
 		_, notNumber := strconv.ParseUint(port, 10, 16)
 		k.want(err == nil && notNumber == nil, "daemon.listen", "%q: want host:port, for example 127.0.0.1:8018", d.Listen)
 	}
+	k.absolute("daemon.socket", d.Socket)
+	k.want(len(d.Socket) <= maxSocket, "daemon.socket", "%d bytes, a socket's path has at most %d", len(d.Socket), maxSocket)
 	k.absolute("daemon.cert_file", d.CertFile)
 	k.absolute("daemon.key_file", d.KeyFile)
 	k.want((d.CertFile == "") == (d.KeyFile == ""), "daemon", "cert_file and key_file go together")

@@ -32,7 +32,7 @@ func TestServiceDefaults(t *testing.T) {
 	if want := (Retention{Keep: 7, Minimum: 1, Grace: 24 * time.Hour, Garbage: 48 * time.Hour}); c.Retention != want {
 		t.Errorf("%+v", c.Retention)
 	}
-	if want := (Daemon{Listen: "127.0.0.1:8018"}); c.Daemon != want {
+	if want := (Daemon{Listen: "127.0.0.1:8018", Socket: "/run/pgha-backup/main.sock"}); c.Daemon != want {
 		t.Errorf("%+v", c.Daemon)
 	}
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "retention.schedule") {

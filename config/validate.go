@@ -74,6 +74,10 @@ func (c *Config) Validate() error {
 	a, b := c.Archive, c.Backup
 	k.absolute("archive.spool", a.Spool)
 	k.within("archive.get_batch", Size(a.GetBatch), 1, 64)
+	k.within("archive.push_ahead", Size(a.PushAhead), 1, 16)
+	k.want(a.KeepOnStandby == 0 || a.KeepOnStandby >= 64<<20, "archive.keep_on_standby", "%s is less than 64MiB", a.KeepOnStandby)
+	k.oneOf("archive.on_full", a.OnFull, Stop, DropAndRecord)
+	k.want(a.FullBelow >= 64<<20, "archive.full_below", "%s is less than 64MiB: the server needs some to go on", a.FullBelow)
 	walk("", reflect.ValueOf(*c), func(path string, v reflect.Value) {
 		switch d, ok := v.Interface().(time.Duration); {
 		case !ok:

@@ -185,7 +185,7 @@ func TestComplaints(t *testing.T) {
 			"  patroni:\n    config: /etc/patroni/patroni.yml\n" + strings.TrimPrefix(advice, "add a repository, for example:\n")},
 		{"list --config DIR/no-repository.yaml", 3, "error: DIR/no-repository.yaml: repositories: no repository is configured\nhint: " + advice},
 		{"list --config DIR/unknown.yaml", 3, "error: DIR/unknown.yaml:3: archive.spol: unknown key; known here are " +
-			"get_batch, get_recovery_timeout, get_rewind_timeout, get_standby_timeout, push_timeout, spool\n"},
+			"fill_after, full_below, get_batch, get_recovery_timeout, get_rewind_timeout, get_standby_timeout, keep_on_standby, lost_after, on_full, push_ahead, push_timeout, spool\n"},
 		{"list --config DIR/no-directory.yaml", 3, "error: look for repositories of main: list main/: bucket does not exist: DIR/absent\n" +
 			"hint: create the directory DIR/absent or mount its filesystem\n"},
 		{"list", 6, "error: repository nas holds nothing of cluster main\n" +
