@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/storage/probe"
 	"github.com/pgha-backup/pgha-backup/wal"
 )
@@ -90,23 +91,23 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			dataDir := wal.DataDir(dest, c.Cluster.DataDir)
+			dataDir := hook.DataDir(dest, c.Cluster.DataDir)
 			getter := wal.Getter{
 				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope,
-				DataDir: dataDir, Mode: wal.ModeOf(dataDir, dest),
+				DataDir: dataDir, Mode: hook.ModeOf(dataDir, dest),
 				State: c.Cluster.StateDir, Spool: c.Archive.Spool, Batch: c.Archive.GetBatch,
 				Timeouts: wal.Timeouts{Recovery: c.Archive.GetRecoveryTimeout, Standby: c.Archive.GetStandbyTimeout, Rewind: c.Archive.GetRewindTimeout},
 				Log:      a.log,
 			}
 			err = getter.Get(cmd.Context(), name, dest)
-			code := getter.Mode.ExitCode(err)
+			code := wal.ExitCode(getter.Mode, err)
 			a.log.Debug("archive-get", "file", name, "mode", getter.Mode.String(), "outcome", code)
 			switch {
 			case err == nil:
 				return nil
 			case cmd.Context().Err() != nil:
 				code = exitInterrupted
-			case code == wal.ExitAbsent:
+			case code == hook.ExitAbsent:
 				// Recovery asks for files that do not exist all the time: that alarms nobody.
 				fmt.Fprintln(a.stderr, err)
 				return fail(exitAbsent, "", "")
