@@ -173,9 +173,9 @@ func brokenDaemons(t *testing.T, l *ledger) {
 			if got, err := os.ReadFile(dest); err != nil || sha256Hex(got) != sha256Hex(must(os.ReadFile(source))) {
 				t.Errorf("the segment is not the server's: %v", err)
 			}
+			l.run.Must(lab.User1, "rm", dest)
 			expect(beside, p.DataDir, 1, "archive-get", "0000000100000000000000F0", "pg_wal/RECOVERYXLOG")
 			l.proxy.Set(faultproxy.Rule{Match: file, Fault: faultproxy.Fault{Status: 403, Code: "AccessDenied"}})
-			l.run.Must(lab.User1, "rm", dest)
 			expect(beside, p.DataDir, 200, get...)
 			if broken.name == "a liar" { // who has our user id may say of a push what it likes
 				l.proxy.Set()
