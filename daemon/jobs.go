@@ -209,6 +209,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 	s.mu.Lock()
 	s.running[c.Name] = r
 	s.mu.Unlock()
+	s.showAgain()
 	s.event(slog.LevelInfo, "backup.started", "a backup begins", "backup", id, "source", h.from.Member, "why", h.from.Reason, "remote", h.from.Remote)
 	m, err := s.take(ctx, task{ID: id, Schedule: c, From: h.from, Events: s.events(id, r)})
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, catalog.ErrCommitted) {
@@ -224,6 +225,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 		s.counts.committed++
 	}
 	s.mu.Unlock()
+	s.showAgain()
 	switch {
 	case errors.Is(err, catalog.ErrCommitted):
 		s.event(slog.LevelInfo, "backup.overtaken", "another daemon committed this backup first; what this one stored is garbage", "backup", id)
