@@ -289,13 +289,14 @@ func (s *service) missed(ctx context.Context, c config.Schedule, at time.Time, w
 	return nil
 }
 
-// expireDone tells that expiry is done by another: by the first daemon by name.
+// expireDone tells that expiry is done by another: by the first daemon by name of those
+// who did not fail at it last, for want of a right to delete for example.
 func (s *service) expireDone(ctx context.Context, _ time.Time) (bool, error) {
 	all, why := s.others(ctx)
 	if why != "" {
 		return false, errors.New(why)
 	}
-	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member }), nil
+	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member && d.Failed != expireJob }), nil
 }
 
 // expireTurn lets one daemon expire at a time.
@@ -312,8 +313,12 @@ func (s *service) runExpire(ctx context.Context, _ time.Time) error {
 	defer cancel(nil)
 	said, err := s.expire(ctx)
 	if err != nil {
+		s.failedAt(expireJob)
 		s.event(slog.LevelError, "expire.failed", "retention could not be applied", "error", err)
 		return err
+	}
+	if s.entry().Failed == expireJob {
+		s.failedAt("")
 	}
 	s.event(slog.LevelInfo, "expire.done", "retention was applied", said...)
 	s.surveyAgain()
