@@ -72,7 +72,11 @@ func (r *Repository) Survey(ctx context.Context) (Survey, error) {
 	if s.Conflicts, unresolved, err = r.Conflicts(ctx); err != nil {
 		return s, err
 	}
-	s.Unreadable = slices.Concat(broken, s.Archive.Unreadable, unresolved)
+	unread, err := r.readGaps(ctx, &s.Archive)
+	if err != nil {
+		return s, err
+	}
+	s.Unreadable = slices.Concat(broken, s.Archive.Unreadable, unresolved, unread)
 	for _, m := range backups {
 		s.Backups = append(s.Backups, s.Archive.judge(m))
 	}
