@@ -200,10 +200,10 @@ func (r *Repository) readGaps(ctx context.Context, a *Archive) (broken []Unreada
 func (r *Repository) GapSpan(ctx context.Context, a Archive, g Range) (after, next time.Time, err error) {
 	h := a.branch(g.First.Timeline)
 	n := g.First.Number(a.SegmentSize)
-	for n > 0 && g.First.Number(a.SegmentSize)-n < maxNeeded && !a.has(a.segmentOn(h, n-1)) {
+	for n > 0 && g.First.Number(a.SegmentSize)-n < maxNeeded && !a.Has(a.segmentOn(h, n-1)) {
 		n-- // one gap after another
 	}
-	if n > 0 && a.has(a.segmentOn(h, n-1)) {
+	if n > 0 && a.Has(a.segmentOn(h, n-1)) {
 		if after, err = r.lastCommit(ctx, a, a.segmentOn(h, n-1)); err != nil {
 			return after, next, err
 		}
@@ -213,7 +213,7 @@ func (r *Repository) GapSpan(ctx context.Context, a Archive, g Range) (after, ne
 	}
 	n = g.Last.Number(a.SegmentSize)
 	for range lookBack {
-		if n++; !a.has(a.segmentOn(h, n)) {
+		if n++; !a.Has(a.segmentOn(h, n)) {
 			break
 		}
 		object, err := r.StatWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: a.segmentOn(h, n)})

@@ -193,7 +193,8 @@ func (a Archive) Missing() (all []Range) {
 	return all
 }
 
-func (a Archive) has(s postgres.Segment) bool {
+// Has tells whether the archive holds a segment.
+func (a Archive) Has(s postgres.Segment) bool {
 	n := s.Number(a.SegmentSize)
 	for _, t := range a.Timelines {
 		if t.Timeline != s.Timeline {
@@ -262,7 +263,7 @@ func (a Archive) branches(m Manifest) (found []postgres.TimelineHistory) {
 func (a Archive) complete(m Manifest) (h postgres.TimelineHistory, needed []postgres.Segment, ok bool) {
 	for _, h := range a.branches(m) {
 		needed := a.needed(h, m)
-		if !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
+		if !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.Has(s) }) {
 			return h, needed, true
 		}
 	}
@@ -280,7 +281,7 @@ func (a Archive) Lacks(m Manifest) []postgres.Segment {
 	if branches := a.branches(m); len(branches) > 0 {
 		own = branches[len(branches)-1]
 	}
-	return slices.DeleteFunc(a.needed(own, m), a.has)
+	return slices.DeleteFunc(a.needed(own, m), a.Has)
 }
 
 // WAL names the segments from a backup's start to its stop, as they are archived;
@@ -298,7 +299,7 @@ func (a Archive) Frontier(m Manifest) (WALEntry, bool) {
 		return WALEntry{}, false
 	}
 	last := needed[len(needed)-1]
-	for n := last.Number(a.SegmentSize) + 1; a.has(a.segmentOn(h, n)); n++ {
+	for n := last.Number(a.SegmentSize) + 1; a.Has(a.segmentOn(h, n)); n++ {
 		last = a.segmentOn(h, n)
 	}
 	return a.entry(last), true

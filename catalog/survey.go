@@ -137,7 +137,7 @@ func (r *Repository) lastCommit(ctx context.Context, a Archive, s postgres.Segme
 		if !ok || n == 0 {
 			break
 		}
-		if s = a.segmentOn(h, n-1); !a.has(s) {
+		if s = a.segmentOn(h, n-1); !a.Has(s) {
 			break
 		}
 	}
