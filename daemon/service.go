@@ -30,8 +30,8 @@ type service struct {
 	view    view
 	beat    atomic.Int64 // when the main loop was last seen, in Unix nanoseconds
 
-	watch   func(ctx context.Context, each func(cluster.Topology, error)) // nil: no Patroni
-	join    func(ctx context.Context, d cluster.Daemon) error             // nil: single
+	watch   func(ctx context.Context, each func(cluster.Topology, error))                         // nil: no Patroni
+	join    func(ctx context.Context, entry func() cluster.Daemon, changed <-chan struct{}) error // nil: single
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
 	open    func(c config.Config) (Opener, error)
@@ -115,27 +115,14 @@ func (s *service) entry() cluster.Daemon {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.me
-	d.Failed = s.failed
+	d.Failed, d.Busy = s.failed, len(s.running)
 	return d
 }
 
-// stayJoined shows this daemon to the others, anew whenever that changes.
+// stayJoined shows this daemon to the others.
 func (s *service) stayJoined(ctx context.Context) {
-	for ctx.Err() == nil {
-		joined, leave := context.WithCancel(ctx)
-		go func() {
-			defer leave()
-			select {
-			case <-s.rejoin:
-			case <-joined.Done():
-			}
-		}()
-		err := s.join(joined, s.entry())
-		leave()
-		if err != nil && ctx.Err() == nil {
-			s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
-			return
-		}
+	if err := s.join(ctx, s.entry, s.rejoin); err != nil {
+		s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
 	}
 }
 
@@ -144,6 +131,11 @@ func (s *service) failedAt(task string) {
 	s.mu.Lock()
 	s.failed = task
 	s.mu.Unlock()
+	s.showAgain()
+}
+
+// showAgain lets the others know what has changed here.
+func (s *service) showAgain() {
 	select {
 	case s.rejoin <- struct{}{}:
 	default: // it will be read
