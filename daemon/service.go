@@ -53,7 +53,7 @@ type service struct {
 	opener  Opener
 	local   Local
 	survey  surveyed
-	gaps    []watched           // of the newest survey
+	gaps    []Gap               // of the newest survey
 	running map[string]*Running // by task
 	holds   map[string]hold     // by key: claims between turn and run
 	counts  counts

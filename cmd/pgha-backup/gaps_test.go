@@ -30,8 +30,8 @@ func TestGapsListAndAccept(t *testing.T) {
 	want(10, two, first+" | "+first+" |        1 | late  |             | 2026-11-21 11:00:04 .. 2026-11-21 02:01:30", "wal", "gaps")
 	want(4, "error: the gap that begins with "+first+" is late: a member may still bring it; nothing was changed\nhint: wait until it is filled or lost, or pass --yes\n", "",
 		"wal", "gaps", "accept", first, "--reason", "x")
-	_, err := h.catalog(system).RecordLost(t.Context(), catalog.GapRecord{First: at(5), Last: at(5), At: noon.Add(-time.Hour), By: "pg2",
-		Reason: "nobody brought it within 15m0s", After: noon.Add(-2 * time.Hour)})
+	_, err := h.catalog(system).RecordGap(t.Context(), catalog.GapRecord{First: at(5), Last: at(5), At: noon.Add(-time.Hour), By: "pg2",
+		Reason: "nobody brought it within 15m0s", After: noon.Add(-2 * time.Hour)}, catalog.GapLost)
 	h.must(err)
 	h.golden("gaps.txt", want(10, two, "", "wal", "gaps", "list"))
 	want(10, "error: degraded: 3 problems\n", first+" is missing (lost)", "status")
@@ -47,5 +47,5 @@ func TestGapsListAndAccept(t *testing.T) {
 	h.golden("gaps.json", want(0, "", "", "wal", "gaps", "list", "--format", "json"))
 	want(10, "error: degraded: 1 problem\n", "", "status") // the damaged backup
 	want(9, "error: verification failed: 2 findings\nhint: do not count on what is named above; take a new backup now\n", first, "verify", "--level", "presence")
-	want(2, "error: unknown command \"nonsense\" for pgha-backup wal gaps\nhint: see pgha-backup wal gaps --help\n", "", "wal", "gaps", "nonsense")
+	want(2, "error: pgha-backup wal gaps: want no arguments, got 1\nhint: see pgha-backup wal gaps --help\n", "", "wal", "gaps", "nonsense")
 }
