@@ -120,7 +120,10 @@ func (s *service) entry() cluster.Daemon {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.me
-	d.Failed, d.Busy = s.failed, len(s.running)
+	d.Failed = s.failed
+	for _, r := range s.running {
+		d.Running = append(d.Running, string(r.Backup))
+	}
 	return d
 }
 
