@@ -35,6 +35,8 @@ type service struct {
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
 	open    func(c config.Config) (Opener, error)
+	wire    func(c config.Config) (hooks, error)
+	hintOf  func(error) string
 	done    func(ctx context.Context, id catalog.BackupID) (bool, error)
 	take    func(ctx context.Context, t task) (catalog.Manifest, error)
 	expire  func(ctx context.Context) (said []any, err error) // nil: nothing is ever removed
@@ -51,6 +53,7 @@ type service struct {
 	failed  string // the task that last failed here
 	refused string // what is wrong with the newest configuration, which is not in force
 	opener  Opener
+	hooks   hooks
 	local   Local
 	survey  surveyed
 	gaps    []Gap               // of the newest survey
@@ -74,7 +77,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 }
 
 func newService(o Options, c config.Config) (*service, error) {
-	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open,
+	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, hintOf: o.HintOf,
 		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, heard: map[string]time.Time{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
@@ -82,7 +85,11 @@ func newService(o Options, c config.Config) (*service, error) {
 		s.me.Member = host
 	}
 	var err error
-	if s.opener, err = s.open(c); err != nil {
+	s.wire = func(c config.Config) (hooks, error) { return newHooks(o, c) }
+	if s.opener, err = s.open(c); err == nil {
+		s.hooks, err = s.wire(c)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.done, s.take, s.expire = s.committed, s.takeBackup, s.applyRetention
@@ -115,7 +122,10 @@ func (s *service) entry() cluster.Daemon {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.me
-	d.Failed, d.Busy = s.failed, len(s.running)
+	d.Failed = s.failed
+	for _, r := range s.running {
+		d.Running = append(d.Running, string(r.Backup))
+	}
 	return d
 }
 
@@ -230,8 +240,12 @@ func (s *service) adopt(c config.Config) error {
 	if err != nil {
 		return err
 	}
+	hooks, err := s.wire(c)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.config, s.opener = c, opener
+	s.config, s.opener, s.hooks = c, opener, hooks
 	s.mu.Unlock()
 	s.schedule()
 	s.surveyAgain()
