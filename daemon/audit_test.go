@@ -79,6 +79,7 @@ func bring(t *testing.T, r *catalog.Repository, n int) {
 // and when it is filled after all, everybody says so.
 func TestAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const size = postgres.DefaultSegmentSize
 		w, r, j := archived(t, "n1", "n2", "n3")
 		gap := func() (g catalog.Gap) {
 			s, err := r.Survey(t.Context())
@@ -125,6 +126,16 @@ func TestAudit(t *testing.T) {
 		}
 		if jobs := w.node("n1").jobs(); slices.ContainsFunc(jobs, func(j scheduler.Job) bool { return j.Name == catalog.GapSchedule }) {
 			t.Error("a backup is due behind a gap that is none")
+		}
+
+		// What was dropped needs no declaring, nor WAL behind it.
+		dropped := catalog.GapRecord{First: g.First.Next(size).Next(size).Next(size), Last: g.First.Next(size).Next(size).Next(size), At: time.Now(), By: "n1", Reason: "full"}
+		if err := r.RecordDropped(t.Context(), dropped); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Minute)
+		if id := catalog.ScheduledID(dropped.At, "gap"); w.by(id) != "n2 of n2" || gap().State != catalog.GapDropped {
+			t.Errorf("%s was taken by %q; %+v", id, w.by(id), gap())
 		}
 	})
 }
