@@ -51,6 +51,7 @@ func every(ctx context.Context, period, limit time.Duration, wake <-chan struct{
 func (s *service) lookAtStore(ctx context.Context) {
 	found, err := s.readStore(ctx)
 	s.takeIn(found, err, ctx.Err() == context.Canceled)
+	s.lookAtConflicts(ctx, found.Conflicts)
 }
 
 // takeIn keeps what a look at the repository has found.
