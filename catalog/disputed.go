@@ -24,25 +24,14 @@ type Conflict struct {
 
 // Content is one of them, as its header describes it.
 type Content struct {
+	WALObject
 	Stored   bool      `json:"stored"` // it stands under wal/
-	SHA256   string    `json:"sha256"`
-	Author   string    `json:"author,omitempty"` // empty: not known
-	Size     int64     `json:"size,omitempty"`
-	Walked   bool      `json:"walked"` // its pages could be followed, to ValidEnd
-	ValidEnd uint32    `json:"valid_end,omitempty"`
 	Archived time.Time `json:"archived"`
 	// DiffersAt is the offset of the first byte that is not as in the first content.
 	DiffersAt *int `json:"differs_at,omitempty"`
 	// Problem is why the object cannot be read.
 	Problem string `json:"problem,omitempty"`
-
-	object WALObject
-	key    storage.Key
-}
-
-// Same tells whether two contents hold the same WAL, as a push would find.
-func (c Content) Same(other Content) bool {
-	return c.Problem == "" && other.Problem == "" && c.object.Same(other.object)
+	key     storage.Key
 }
 
 // Conflicting describes the conflicts over all WAL files or over the one of that
@@ -86,17 +75,12 @@ func (r *Repository) describeConflict(ctx context.Context, file postgres.WALFile
 	}
 	for _, o := range d.kept {
 		content := Content{Stored: o.Key == r.keys.wal(file), Archived: o.Modified, key: o.Key}
-		content.object, err = r.StatWALEntry(ctx, WALEntry{File: file, Size: o.Size, key: o.Key})
+		content.WALObject, err = r.StatWALEntry(ctx, WALEntry{File: file, Size: o.Size, key: o.Key})
 		if err != nil {
 			content.Problem = err.Error()
 			if err := new(unreadables).add("", o.Key, err); err != nil {
 				return c, err
 			}
-		}
-		h := content.object
-		content.SHA256, content.Author, content.Size = h.SHA256, h.Author, h.Size
-		if h.Facts != nil {
-			content.Walked, content.ValidEnd = h.Facts.Walked, h.Facts.ValidEnd
 		}
 		// Who is refused after the decision has his content kept once more.
 		if content.Stored || len(c.Contents) == 0 || !c.Contents[0].Stored || content.SHA256 != c.Contents[0].SHA256 {

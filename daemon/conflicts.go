@@ -48,7 +48,7 @@ func rightful(c catalog.Conflict, t cluster.Topology, me string) (sha, why strin
 		switch {
 		case k.Problem != "":
 			return "", "one cannot be read: " + k.Problem
-		case k.Same(c.Contents[mine]):
+		case k.Same(c.Contents[mine].WALObject):
 			continue
 		case k.Author == me:
 			return "", me + " wrote both"

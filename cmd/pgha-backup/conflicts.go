@@ -66,8 +66,8 @@ func (a *app) printConflicts(repository *catalog.Repository, found []catalog.Con
 				if k.Stored {
 					place = "stored"
 				}
-				if k.Walked {
-					end = fmt.Sprint(k.ValidEnd)
+				if k.Facts != nil && k.Facts.Walked {
+					end = fmt.Sprint(k.Facts.ValidEnd)
 				}
 				if k.DiffersAt != nil {
 					differs = fmt.Sprint(*k.DiffersAt)

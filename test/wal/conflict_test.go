@@ -166,7 +166,7 @@ func TestTwoPrimaries(t *testing.T) {
 	}
 	a.Postgres = lab.StartPostgres(t, lab.PGOptions{WALSegSizeMB: 1, Conf: map[string]string{
 		"archive_mode": "on", "archive_command": w.archiveCommand(a.config), "wal_level": "replica", "fsync": "off",
-		"max_wal_size": "64MB", "shared_buffers": "16MB", "max_connections": "20"}})
+		"max_wal_size": "64MB", "wal_keep_size": "64MB", "shared_buffers": "16MB", "max_connections": "20"}})
 	home := filepath.Dir(a.DataDir)
 	a.Exec("CREATE TABLE ledger(id int PRIMARY KEY, what text)")
 	base := filepath.Join(home, "base")
@@ -195,7 +195,7 @@ func TestTwoPrimaries(t *testing.T) {
 	if code != 10 || len(found) == 0 {
 		t.Fatalf("exit %d, %+v", code, found)
 	}
-	if k := found[0].Contents; len(k) != 2 || !k[0].Stored || k[0].Author != "n1" || k[1].Author != "n2" || !k[0].Walked || !k[1].Walked {
+	if k := found[0].Contents; len(k) != 2 || !k[0].Stored || k[0].Author != "n1" || k[1].Author != "n2" || !k[0].Facts.Walked || !k[1].Facts.Walked {
 		t.Errorf("%+v", k)
 	}
 	disputed := found[0].File
