@@ -22,10 +22,17 @@ func TestLatePushes(t *testing.T) {
 	l := newLedger(w, 2)
 	config, _ := w.config()
 	former := l.primary
-	promoted := l.copy("standby.signal", w.restoreCommand(config), map[string]string{"archive_mode": "on", "archive_command": w.archiveCommand(config)})
-	// What was streamed and not archived is what a standby has beyond the archive.
-	last := l.files[2]
+	former.Start()
+	promoted := l.copy("standby.signal", w.restoreCommand(config), map[string]string{"archive_mode": "on", "archive_command": w.archiveCommand(config),
+		"primary_conninfo": fmt.Sprintf("host=%s port=%d user=postgres", former.SocketDir, former.Port)})
 	promoted.Start()
+	former.Exec("INSERT INTO ledger VALUES (99)") // in a segment that is not full
+	lab.Poll(t, 60*time.Second, "the last row to be streamed", func() error {
+		if rows, _, err := state(promoted); err != nil || rows != 3 {
+			return fmt.Errorf("%d rows, %v", rows, err)
+		}
+		return nil
+	})
 	promoted.Exec("SELECT pg_promote()")
 	l.waitArchived("00000002.history")
 	promoted.Exec("INSERT INTO ledger VALUES (100); SELECT pg_switch_wal()")
@@ -40,11 +47,9 @@ func TestLatePushes(t *testing.T) {
 		}
 		return errors.New("not yet")
 	})
-	t.Logf("the last row lies in %s, the fork in %s", last, partial)
-
 	// The former primary goes on by itself: the whole segment of which the archive has
 	// the .partial, and more behind it.
-	former.Start()
+	var last string
 	for i := range 3 {
 		former.Exec(fmt.Sprintf("INSERT INTO ledger VALUES (%d)", 200+i))
 		former.QueryRow("SELECT pg_walfile_name(pg_switch_wal())", &last)
