@@ -93,22 +93,27 @@ func (r *Repository) describeConflict(ctx context.Context, file postgres.WALFile
 // Compare reads the contents whole and finds where each parts from the first.
 func (r *Repository) Compare(ctx context.Context, c *Conflict) error {
 	file, err := postgres.ParseWALFile(c.File)
-	var first bytes.Buffer
+	if err != nil {
+		return err
+	}
+	var first []byte
 	for i := range c.Contents {
-		k, plain := &c.Contents[i], new(bytes.Buffer)
-		if err == nil && k.Problem == "" {
-			_, err = r.getWAL(ctx, k.key, file, plain)
+		k, plain := &c.Contents[i], bytes.Buffer{}
+		if _, err := r.getWAL(ctx, k.key, file, &plain); err != nil {
+			k.Problem = err.Error()
+			if err := new(unreadables).add("", k.key, err); err != nil {
+				return err
+			}
 		}
 		if i == 0 {
-			first = *plain
-			continue
+			first = plain.Bytes()
+		} else if k.Problem == "" && c.Contents[0].Problem == "" {
+			at := 0
+			for at < min(len(first), plain.Len()) && first[at] == plain.Bytes()[at] {
+				at++
+			}
+			k.DiffersAt = &at
 		}
-		a, b := first.Bytes(), plain.Bytes()
-		at := 0
-		for at < min(len(a), len(b)) && a[at] == b[at] {
-			at++
-		}
-		k.DiffersAt = &at
 	}
-	return err
+	return nil
 }

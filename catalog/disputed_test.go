@@ -87,6 +87,17 @@ func TestConflicting(t *testing.T) {
 	if none, err := of(bucket, "").Conflicting(t.Context(), "00000003.history"); err != nil || len(none) != 0 {
 		t.Errorf("%+v %v", none, err)
 	}
+	whole, err := storage.ReadAll(t.Context(), bucket, kept.Kept, 1<<20)
+	if err == nil {
+		err = bucket.Put(t.Context(), kept.Kept, whole[:len(whole)-10], storage.PutOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	one[0].Contents[1].DiffersAt = nil
+	if err := of(bucket, "").Compare(t.Context(), &one[0]); err != nil || one[0].Contents[1].Problem == "" || one[0].Contents[1].DiffersAt != nil {
+		t.Errorf("half of it: %+v %v", one[0].Contents[1], err)
+	}
 	// A content that nobody can read is shown as such; a store that gives trouble is none.
 	if err := bucket.Put(t.Context(), kept.Kept, []byte("torn"), storage.PutOptions{}); err != nil {
 		t.Fatal(err)
