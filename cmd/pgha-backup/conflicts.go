@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,15 +23,10 @@ func newConflictsListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List them, who wrote what, and what was decided", Args: exactly(),
 		Long: "Exits 10 while one of them is undecided."}
 	return a.conflicting(cmd, func(_ context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
-		open := 0
-		for _, c := range found {
-			if c.Resolution == nil {
-				open++
-			}
-		}
 		err := a.printConflicts(repository, found)
-		if err == nil && open > 0 {
-			err = fail(exitDegraded, "pgha-backup wal conflicts show <file>", "%s undecided", plural(open, "conflict"))
+		found = slices.DeleteFunc(found, func(c catalog.Conflict) bool { return c.Resolution != nil })
+		if err == nil && len(found) > 0 {
+			err = fail(exitDegraded, "pgha-backup wal conflicts show <file>", "%s undecided", plural(len(found), "conflict"))
 		}
 		return err
 	})
@@ -40,7 +36,7 @@ func newConflictsShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "show <file>", Short: "Show one of them, and where its contents part", Args: exactly("<file>"),
 		Long: "Reads the contents whole, to find where each parts from the first of them."}
 	return a.conflicting(cmd, func(ctx context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
-		if err := repository.Compare(ctx, &found[0]); err != nil {
+		if err := repository.Compare(ctx, found[0]); err != nil {
 			return err
 		}
 		err := a.printConflicts(repository, found)
@@ -80,7 +76,7 @@ func (a *app) printConflicts(repository *catalog.Repository, found []catalog.Con
 				case c.Resolution != nil:
 					status = "refused"
 				}
-				t.add(c.File, fmt.Sprintf("%.12s", k.SHA256), place, cmp.Or(k.Author, "not known"), fmt.Sprint(k.Size), end, differs, clock(k.Archived), status)
+				t.add(c.File.String(), fmt.Sprintf("%.12s", k.SHA256), place, cmp.Or(k.Author, "not known"), fmt.Sprint(k.Size), end, differs, clock(k.Archived), status)
 			}
 		}
 		return t.print(a.stdout)
@@ -97,11 +93,8 @@ func newConflictsResolveCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&reason, "reason", "", "why (required); show tells it")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return a.conflicting(cmd, func(ctx context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
-		switch {
-		case keep == "" || reason == "":
+		if keep == "" || reason == "" {
 			return usage("--keep and --reason are needed: a decision cannot be taken back, and somebody will ask why")
-		case a.format == "json" && !yes:
-			return usage("--format json asks no questions: want --yes")
 		}
 		c, named := found[0], []catalog.Content{}
 		for _, k := range c.Contents {
@@ -117,16 +110,12 @@ func newConflictsResolveCommand(a *app) *cobra.Command {
 				return err
 			}
 		}
-		file, err := postgres.ParseWALFile(c.File)
-		if err != nil {
-			return err
-		}
-		word, err := repository.Resolve(ctx, file, catalog.Resolution{SHA256: named[0].SHA256, By: a.whoami(), Reason: reason, At: a.now().UTC().Truncate(time.Second)})
+		word, err := repository.Resolve(ctx, c, catalog.Resolution{SHA256: named[0].SHA256, By: a.whoami(), Reason: reason, At: a.now().UTC().Truncate(time.Second)})
 		if err != nil {
 			return err
 		}
 		return a.print(word, func() error {
-			_, err := fmt.Fprintf(a.stdout, "%s: %s\n", file, printable(word.String()))
+			_, err := fmt.Fprintf(a.stdout, "%s: %s\n", c.File, printable(word.String()))
 			return err
 		})
 	})
