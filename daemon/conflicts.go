@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -110,10 +109,9 @@ func (s *service) lookAtConflict(ctx context.Context, name string) error {
 }
 
 // sides are the contents and who wrote them.
-func sides(c catalog.Conflict) string {
-	var all []string
+func sides(c catalog.Conflict) (all []string) {
 	for _, k := range c.Contents {
 		all = append(all, fmt.Sprintf("%.12s of %s", k.SHA256, cmp.Or(k.Author, "?")))
 	}
-	return strings.Join(all, ", ")
+	return all
 }

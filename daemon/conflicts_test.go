@@ -109,7 +109,7 @@ func TestRightful(t *testing.T) {
 func heardEvents(t *testing.T, text *bytes.Buffer) (all []string) {
 	t.Helper()
 	for line := range strings.Lines(text.String()) {
-		var e struct{ Event, File, Contents, Undecided, Error string }
+		var e struct{ Event, File, Undecided, Error string }
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatal(err)
 		}

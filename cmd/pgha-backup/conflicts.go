@@ -24,9 +24,8 @@ func newConflictsListCommand(a *app) *cobra.Command {
 		Long: "Exits 10 while one of them is undecided."}
 	return a.conflicting(cmd, func(_ context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
 		err := a.printConflicts(repository, found)
-		found = slices.DeleteFunc(found, func(c catalog.Conflict) bool { return c.Resolution != nil })
-		if err == nil && len(found) > 0 {
-			err = fail(exitDegraded, "pgha-backup wal conflicts show <file>", "%s undecided", plural(len(found), "conflict"))
+		if err == nil && slices.ContainsFunc(found, func(c catalog.Conflict) bool { return c.Resolution == nil }) {
+			err = fail(exitDegraded, "pgha-backup wal conflicts show <file>", "not all of them are decided")
 		}
 		return err
 	})
@@ -58,10 +57,7 @@ func (a *app) printConflicts(repository *catalog.Repository, found []catalog.Con
 			head: []string{"File", "Content", "Place", "Author", ">Bytes", ">Valid to", ">Differs at", "Archived (UTC)", "Status"}}
 		for _, c := range found {
 			for _, k := range c.Contents {
-				place, end, differs, status := "kept", "not walked", "", "UNDECIDED"
-				if k.Stored {
-					place = "stored"
-				}
+				place, end, differs, status := map[bool]string{true: "stored", false: "kept"}[k.Stored], "not walked", "", "UNDECIDED"
 				if k.Facts != nil && k.Facts.Walked {
 					end = fmt.Sprint(k.Facts.ValidEnd)
 				}

@@ -50,7 +50,7 @@ func TestConflicts(t *testing.T) {
 	}
 	h.must(h.push("", "00000001000000000000000B", "of an early version")) // and nobody disputes it
 	h.settle()
-	want(10, "conflicts-list.txt", "error: 2 conflicts undecided\nhint: pgha-backup wal conflicts show <file>\n", "list")
+	want(10, "conflicts-list.txt", "error: not all of them are decided\nhint: pgha-backup wal conflicts show <file>\n", "list")
 	want(0, "conflicts-show.txt", "", "show", segment)
 	want(0, "conflicts-show.json", "", "show", segment, "--format", "json")
 	want(6, "", "error: no two contents of \"00000001000000000000000B\" are kept", "show", "00000001000000000000000B")
@@ -70,7 +70,7 @@ func TestConflicts(t *testing.T) {
 	_, out, _ = h.run("wal", "conflicts", "show", history, "--format", "json")
 	other := strings.Split(strings.Split(out, `"sha256": "`)[2], `"`)[0]
 	want(7, "", "error: "+history+": the archive's segments of that timeline follow the stored history: switch over once", append(why, "resolve", history, "--keep", other, "--yes")...)
-	want(10, "+ Conflicts of main", "error: 1 conflict undecided", "list")
+	want(10, "+ Conflicts of main", "error: not all of them are decided", "list")
 	want(0, history+": sha256 ", "", append(why, "resolve", history, "--keep", "stored", "--yes")...)
 	want(0, "+ Conflicts of main", "", "list")
 	if err := h.push("pg2", segment, "1\t0/2\tthe second one"); err != nil {
