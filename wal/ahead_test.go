@@ -272,6 +272,10 @@ func TestAheadHanging(t *testing.T) {
 	a.must(t, names[0], catalog.Stored)
 	eventually(t, "four hang", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.running == 4 })
 	a.must(t, names[20], catalog.Stored)
+	if a.mu.Lock(); a.running != 4 {
+		t.Error("the answer waited for what hangs")
+	}
+	a.mu.Unlock()
 }
 
 // The memory of all pushes is bounded, that of one that is waited for included; where

@@ -73,16 +73,36 @@ func (f *Fetcher) Get(ctx context.Context, name, dest string, mode Mode) error {
 	return g.Get(ctx, name, dest)
 }
 
-// advance moves the window behind a segment that recovery is being given. Where the
-// archive has just answered, it is asked for more, whatever it said before.
-func (f *Fetcher) advance(r *retrieval, s *spool, answered bool) {
+// take gives recovery a segment from the spool and moves the window on, in one step:
+// else what was just taken would be fetched again.
+func (f *Fetcher) take(r *retrieval, s *spool) error {
+	if f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+	}
+	err := s.take(r.file.Segment, r.size, r.dest, time.Now())
+	if err == nil && f != nil {
+		f.hits.Add(1)
+		f.advance(r, s)
+	}
+	return err
+}
+
+// answered is called when the archive begins to give what recovery asked for: there
+// may be more again.
+func (f *Fetcher) answered(r *retrieval, s *spool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.stopped = false
+	f.advance(r, s)
+}
+
+// advance moves the window behind a segment that recovery is being given.
+func (f *Fetcher) advance(r *retrieval, s *spool) {
 	if f.last == nil || f.last.system != r.system {
 		f.repository = catalog.New(r.Bucket, catalog.Location{Scope: r.Scope, System: r.system}, catalog.Options{})
 	}
 	f.last, f.spool, f.wanted = r, s, r.following()
-	f.stopped = f.stopped && !answered
 	f.trim()
 	f.fill()
 	f.idle.Reset(fetcherIdle)

@@ -29,13 +29,9 @@ func (r *retrieval) fromSpool() bool {
 	if s == nil {
 		return false
 	}
-	err := s.take(r.file.Segment, r.size, r.dest, time.Now())
+	err := r.beyond.take(r, s)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.log.Warn("the segment fetched ahead is of no use, fetching it again", "file", r.file.String(), "error", err)
-	}
-	if err == nil && r.beyond != nil {
-		r.beyond.hits.Add(1)
-		r.beyond.advance(r, s, false)
 	}
 	return err == nil
 }
@@ -103,7 +99,7 @@ func (p *prefetch) start() {
 	}
 	p.once.Do(func() {
 		if p.beyond != nil {
-			p.beyond.advance(p.retrieval, p.spool, true)
+			p.beyond.answered(p.retrieval, p.spool)
 			return
 		}
 		p.spool.keep(p.wanted, time.Now())
