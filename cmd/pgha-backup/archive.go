@@ -28,11 +28,14 @@ func newArchivePushCommand(a *app) *cobra.Command {
 			pusher := wal.Pusher{
 				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
 				Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
-				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
+				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout, Member: c.Cluster.Member,
 				AskAlways: c.Repository().Type == config.TypeFile,
 				Log:       a.log, Now: a.now,
 			}
-			outcome, err := pusher.Push(cmd.Context(), args[0])
+			if c.Archive.OnFull == config.DropAndRecord {
+				pusher.DropBelow = int64(c.Archive.FullBelow)
+			}
+			outcome, err := pusher.PushOrDrop(cmd.Context(), args[0])
 			if err == nil {
 				a.log.Debug("archive-push", "path", args[0], "outcome", string(outcome))
 			}
