@@ -41,6 +41,8 @@ type service struct {
 	close   func()
 	runner  *scheduler.Runner
 
+	unrecorded error // of the last bringDropped
+
 	again  chan struct{} // a survey is wanted before its time
 	rejoin chan struct{} // what the others know of this daemon has changed
 

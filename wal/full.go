@@ -35,6 +35,7 @@ const (
 // Drop is <state>/dropped/<file>: a WAL file that was acknowledged without an archive.
 type Drop struct {
 	File    string                    `json:"file"`
+	WAL     postgres.WALFile          `json:"-"` // File, read
 	System  postgres.SystemIdentifier `json:"system_identifier"`
 	Size    int                       `json:"size"`
 	SHA256  string                    `json:"sha256"`
@@ -52,7 +53,7 @@ func (p *Pusher) PushOrDrop(ctx context.Context, path string) (catalog.PutOutcom
 	if !p.mayDrop(path) {
 		return p.Push(ctx, path)
 	}
-	note, record := filepath.Join(p.State, "archive-push.failed"), filepath.Join(droppedDir(p.State), filepath.Base(path))
+	note, record := filepath.Join(p.State, "archive-push.failed"), filepath.Join(DroppedDir(p.State), filepath.Base(path))
 	try := *p
 	if age, known := ageOf(note, p.now()); known && age < dropLately && p.full(path) {
 		// Who asks again for a dropped file has crashed meanwhile: the store goes first.
@@ -118,21 +119,23 @@ func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error
 	return Dropped, nil
 }
 
-func droppedDir(state string) string { return filepath.Join(state, "dropped") }
+// DroppedDir holds the records.
+func DroppedDir(state string) string { return filepath.Join(state, "dropped") }
 
 // Drops reads the records of a state directory, in the order of their names. What
 // cannot be read is in the error, and the others are there all the same.
 func Drops(state string) (all []Drop, err error) {
-	entries, err := os.ReadDir(droppedDir(state))
+	entries, err := os.ReadDir(DroppedDir(state))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	for _, e := range entries {
-		if _, no := postgres.ParseWALFile(e.Name()); no != nil {
+		file, no := postgres.ParseWALFile(e.Name())
+		if no != nil {
 			continue // unfinished: it was never acknowledged
 		}
-		var d Drop
-		b, unread := os.ReadFile(filepath.Join(droppedDir(state), e.Name()))
+		d := Drop{WAL: file}
+		b, unread := os.ReadFile(filepath.Join(DroppedDir(state), e.Name()))
 		if unread == nil {
 			unread = json.Unmarshal(b, &d)
 		}
@@ -140,7 +143,7 @@ func Drops(state string) (all []Drop, err error) {
 			unread = fmt.Errorf("it names %q", d.File)
 		}
 		if unread != nil {
-			err = errors.Join(err, fmt.Errorf("read the record of a dropped file, %s: %w", filepath.Join(droppedDir(state), e.Name()), unread))
+			err = errors.Join(err, fmt.Errorf("read the record of a dropped file, %s: %w", filepath.Join(DroppedDir(state), e.Name()), unread))
 			continue
 		}
 		all = append(all, d)
@@ -149,4 +152,4 @@ func Drops(state string) (all []Drop, err error) {
 }
 
 // Forget removes the record, when others know of it or the file is archived after all.
-func (d Drop) Forget(state string) error { return os.Remove(filepath.Join(droppedDir(state), d.File)) }
+func (d Drop) Forget(state string) error { return os.Remove(filepath.Join(DroppedDir(state), d.File)) }
