@@ -76,11 +76,17 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	if d.RPO != nil {
 		add("rpo_seconds", "Age of the newest archived segment.", *d.RPO)
 	}
-	gaps := 0
-	for _, gap := range s.survey.Archive.Missing() {
-		gaps += int(gap.Segments)
+	gaps := map[string]int{string(catalog.GapLate): 0, string(catalog.GapLost): 0, string(catalog.GapDropped): 0, "accepted": 0}
+	for _, gap := range s.survey.Archive.Gaps() {
+		state := string(gap.State)
+		if gap.Accepted != nil {
+			state = "accepted"
+		}
+		gaps[state] += gap.Segments
 	}
-	add("gap_segments", "WAL segments that the archive lacks.", float64(gaps))
+	for state, n := range gaps {
+		add("gap_segments", "WAL segments that the archive lacks.", float64(n), "state", state)
+	}
 	add("conflicts", "WAL files of which two contents are kept, undecided.", float64(len(s.survey.Conflicts)))
 	count("missed_total", "Scheduled times recorded as missed in the repository.", s.survey.missed)
 	return all
