@@ -115,7 +115,10 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 	}
 	all.Go(func() { every(ctx, localEvery, surveyTimeout, nil, s.bringDropped) })
 	if l := s.listenHooks(); l != nil {
-		all.Go(func() { s.serveHooks(ctx, l) })
+		all.Go(func() {
+			s.serveHooks(ctx, l)
+			s.wired().end()
+		})
 	}
 	all.Go(func() { every(ctx, surveyEvery, surveyTimeout, s.again, s.lookAtStore) })
 	if s.watch != nil {

@@ -50,8 +50,12 @@ type Drop struct {
 // answer, now or a moment ago: the record of it is durable before it returns. A store
 // that answers, be it with a refusal or a conflict, costs no WAL.
 func (p *Pusher) PushOrDrop(ctx context.Context, path string) (catalog.PutOutcome, error) {
+	return p.orDrop(ctx, path, func(ctx context.Context, p Pusher) (catalog.PutOutcome, error) { return p.Push(ctx, path) })
+}
+
+func (p *Pusher) orDrop(ctx context.Context, path string, push func(context.Context, Pusher) (catalog.PutOutcome, error)) (catalog.PutOutcome, error) {
 	if !p.mayDrop(path) {
-		return p.Push(ctx, path)
+		return push(ctx, *p)
 	}
 	note, record := filepath.Join(p.State, "archive-push.failed"), filepath.Join(DroppedDir(p.State), filepath.Base(path))
 	try := *p
@@ -62,7 +66,7 @@ func (p *Pusher) PushOrDrop(ctx context.Context, path string) (catalog.PutOutcom
 		}
 		try.Timeout = min(cmp.Or(p.Timeout, DefaultPushTimeout), dropTimeout)
 	}
-	outcome, err := try.Push(ctx, path)
+	outcome, err := push(ctx, try)
 	if ctx.Err() != nil {
 		return outcome, err // the end of the caller says nothing of the store
 	}
@@ -94,7 +98,7 @@ func (p *Pusher) full(path string) bool {
 // drop records a file, which must be one that Push would have taken.
 func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error) {
 	log := logger(p.Log)
-	src, err := readSource(path)
+	src, err := readSource(path, nil)
 	if err == nil {
 		err = p.settle(path, &src, log)
 	}

@@ -11,7 +11,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,5 +298,41 @@ func TestDropsUnreadable(t *testing.T) {
 	}
 	if all, err := Drops("/proc/self/exe"); err == nil || errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// Ahead gives up what is asked for and nothing else, and does not take it for stored.
+func TestAheadDrops(t *testing.T) {
+	o := newOutage(t)
+	o.down = nil
+	dir, names := readied(t)
+	o.dir, o.DataDir = dir, dir
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, ".") })
+	a := NewAhead(*o.Pusher, 2)
+	t.Cleanup(a.Close)
+	var down atomic.Bool
+	o.down = func(c faulty.Call) error {
+		if down.Load() {
+			return faulty.Passing(c)
+		}
+		return nil
+	}
+	a.must(t, names[0], catalog.Stored)
+	eventually(t, "all pushed ahead", func() bool { return a.quiet() })
+	down.Store(true)
+	for _, name := range names[len(names)-2:] {
+		b := read(t, o.path(name))
+		write(t, o.path(name), b) // another file, by its times
+		a.must(t, name, Dropped)
+	}
+	eventually(t, "rest", func() bool { return a.quiet() })
+	if got := o.drops(); !slices.Equal(got, names[len(names)-2:]) {
+		t.Errorf("recorded are %v, asked for was %v", got, names[len(names)-2:])
+	}
+	down.Store(false)
+	o.aged(dropEvery)
+	a.must(t, names[len(names)-1], catalog.Already) // pushed ahead before it changed
+	if got := o.drops(); len(got) != 1 || a.Hits() > 0 {
+		t.Errorf("recorded are %v, %d from memory", got, a.Hits())
 	}
 }
