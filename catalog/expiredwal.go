@@ -36,12 +36,12 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 			if slices.Contains(a.expired, gap) {
 				continue
 			}
-			if err := r.once(ctx, r.gapKey(gap.First, gap.Last, expiredKind), expiredGap{Format, gap.First, gap.Last, at}); err != nil {
+			if err := r.once(ctx, r.gapKey(gap, gapExpired), expiredGap{Format, gap.First, gap.Last, at}); err != nil {
 				return err
 			}
 			for _, old := range a.expired { // one hole, one record
 				if gap.covers(old, a.SegmentSize) {
-					if err := r.remove(ctx, r.gapKey(old.First, old.Last, expiredKind)); err != nil {
+					if err := r.remove(ctx, r.gapKey(old, gapExpired)); err != nil {
 						return err
 					}
 				}
@@ -54,7 +54,7 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 			s = s.Next(a.SegmentSize)
 		}
 		if gone(s) {
-			if err := r.remove(ctx, r.gapKey(g.First, g.Last, g.kind)); err != nil {
+			if err := r.remove(ctx, r.gapKey(g.span(), g.state)); err != nil {
 				return err
 			}
 		}

@@ -12,7 +12,19 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// GapRecord is gap/<TLI>/<first>-<last>.<kind>: what is known of segments that the
+// GapState is one word for a gap, and the suffix of its records' names.
+type GapState string
+
+// The states.
+const (
+	GapLate     GapState = "late"     // a member may still bring it: there is no record
+	GapLost     GapState = "lost"     // every member was asked, or waited for long enough
+	GapDropped  GapState = "dropped"  // acknowledged unarchived, for want of space
+	GapAccepted GapState = "accepted" // a person knows of it: beside the others
+	gapExpired  GapState = "expired"  // removed with what nothing needs any more: none at all
+)
+
+// GapRecord is gap/<TLI>/<first>-<last>.<state>: what is known of segments that the
 // archive lacks. It is written once; whoever comes second finds it said.
 type GapRecord struct {
 	Format int              `json:"format"`
@@ -24,42 +36,22 @@ type GapRecord struct {
 	// After is the last commit known before a lost gap, Next the first known behind it.
 	After time.Time `json:"after,omitzero"`
 	Next  time.Time `json:"next,omitzero"`
-	kind  gapKind
+	state GapState
 }
 
-// gapKind is the suffix of a record's name.
-type gapKind string
-
-const (
-	expiredKind  gapKind = ".expired"  // removed with what nothing needs any more
-	lostKind     gapKind = ".lost"     // every member was asked, or waited for long enough
-	droppedKind  gapKind = ".dropped"  // acknowledged unarchived, for want of space
-	acceptedKind gapKind = ".accepted" // an operator knows
-)
-
-// RecordLost writes down that nobody will bring the segments; false: that is known.
-func (r *Repository) RecordLost(ctx context.Context, g GapRecord) (bool, error) {
-	return r.recordGap(ctx, g, lostKind)
-}
-
-// RecordDropped writes down that the segments were acknowledged and thrown away.
+// RecordDropped writes down that segments were acknowledged and thrown away.
 func (r *Repository) RecordDropped(ctx context.Context, g GapRecord) error {
-	_, err := r.recordGap(ctx, g, droppedKind)
+	_, err := r.RecordGap(ctx, g, GapDropped)
 	return err
 }
 
-// AcceptGap writes down that a person knows of the gap.
-func (r *Repository) AcceptGap(ctx context.Context, g GapRecord) error {
-	_, err := r.recordGap(ctx, g, acceptedKind)
-	return err
-}
-
-func (r *Repository) recordGap(ctx context.Context, g GapRecord, kind gapKind) (bool, error) {
-	if err := g.check(); err != nil {
-		return false, err
+// RecordGap writes down what became of segments; false: that is known.
+func (r *Repository) RecordGap(ctx context.Context, g GapRecord, state GapState) (bool, error) {
+	if g.First.Timeline != g.Last.Timeline || g.Last.Name() < g.First.Name() {
+		return false, fmt.Errorf("gap %s-%s: want two segments of one timeline in their order", g.First, g.Last)
 	}
 	g.Format, g.At = Format, g.At.UTC().Truncate(time.Second)
-	err := r.createDocument(ctx, r.gapKey(g.First, g.Last, kind), g)
+	err := r.createDocument(ctx, r.gapKey(g.span(), state), g)
 	if errors.Is(err, storage.ErrExist) {
 		return false, nil
 	}
@@ -69,15 +61,10 @@ func (r *Repository) recordGap(ctx context.Context, g GapRecord, kind gapKind) (
 	return err == nil, err
 }
 
-func (g GapRecord) check() error {
-	if g.First.Timeline != g.Last.Timeline || g.Last.Name() < g.First.Name() {
-		return fmt.Errorf("gap %s-%s: want two segments of one timeline in their order", g.First, g.Last)
-	}
-	return nil
-}
+func (g GapRecord) span() Range { return Range{First: g.First, Last: g.Last} }
 
-func (r *Repository) gapKey(first, last postgres.Segment, kind gapKind) storage.Key {
-	return r.keys.key("gap", first.Timeline.String(), first.Name()+"-"+last.Name()+string(kind))
+func (r *Repository) gapKey(g Range, state GapState) storage.Key {
+	return r.keys.key("gap", g.First.Timeline.String(), g.First.Name()+"-"+g.Last.Name()+"."+string(state))
 }
 
 // listGaps lists what is known of gaps, by names alone.
@@ -86,37 +73,26 @@ func (r *Repository) listGaps(ctx context.Context) (expired []Range, known []Gap
 		if err != nil {
 			return nil, nil, fmt.Errorf("list gaps: %w", err)
 		}
-		name := string(object.Key[strings.LastIndexByte(string(object.Key), '/')+1:])
-		span, kind, _ := strings.Cut(name, ".")
+		span, state, _ := strings.Cut(string(object.Key[strings.LastIndexByte(string(object.Key), '/')+1:]), ".")
 		first, last, _ := strings.Cut(span, "-")
-		g := GapRecord{kind: gapKind("." + kind)}
-		if g.First.UnmarshalText([]byte(first)) != nil || g.Last.UnmarshalText([]byte(last)) != nil || g.check() != nil {
+		g := GapRecord{state: GapState(state)}
+		if g.First.UnmarshalText([]byte(first)) != nil || g.Last.UnmarshalText([]byte(last)) != nil || first[:8] != last[:8] || last < first {
 			continue // not one of ours
 		}
-		switch g.kind {
-		case expiredKind:
-			expired = append(expired, Range{First: g.First, Last: g.Last})
-		case lostKind, droppedKind, acceptedKind:
+		switch g.state {
+		case gapExpired:
+			expired = append(expired, g.span())
+		case GapLost, GapDropped, GapAccepted:
 			known = append(known, g)
 		}
 	}
 	return expired, known, nil
 }
 
-// GapState is one word for a gap.
-type GapState string
-
-// The states.
-const (
-	GapLate    GapState = "late" // a member may still bring it
-	GapLost    GapState = "lost"
-	GapDropped GapState = "dropped"
-)
-
 // Gap is a hole in the archive, or a part of one, of which one thing is known.
 type Gap struct {
 	Range
-	State    GapState
+	State    GapState   // not GapAccepted
 	Record   *GapRecord // of one that is lost or dropped; Archive knows its name alone, Survey all of it
 	Accepted *GapRecord // a person knows of it
 }
@@ -134,27 +110,20 @@ func (a Archive) Gaps() (all []Gap) {
 		slices.Sort(cuts)
 		cuts = slices.Compact(cuts)
 		for i := range cuts[1:] {
-			all = append(all, a.gap(gap(hole.First.Timeline, cuts[i], cuts[i+1], a.SegmentSize)[0]))
+			g := Gap{Range: gap(hole.First.Timeline, cuts[i], cuts[i+1], a.SegmentSize)[0], State: GapLate}
+			for i := range a.known {
+				switch k := &a.known[i]; {
+				case !k.span().covers(g.Range, a.SegmentSize):
+				case k.state == GapAccepted:
+					g.Accepted = k
+				case g.Record == nil || k.state == GapDropped:
+					g.State, g.Record = k.state, k
+				}
+			}
+			all = append(all, g)
 		}
 	}
 	return all
-}
-
-func (a Archive) gap(part Range) Gap {
-	g := Gap{Range: part, State: GapLate}
-	for i := range a.known {
-		k := &a.known[i]
-		switch covers := (Range{First: k.First, Last: k.Last}).covers(part, a.SegmentSize); {
-		case !covers:
-		case k.kind == acceptedKind:
-			g.Accepted = k
-		case k.kind == droppedKind:
-			g.State, g.Record = GapDropped, k
-		case g.Record == nil:
-			g.State, g.Record = GapLost, k
-		}
-	}
-	return g
 }
 
 // know adds what records tell. What was dropped is missing though nothing is archived
@@ -166,7 +135,7 @@ func (a *Archive) know(known []GapRecord) {
 		var dropped []Range
 		for _, k := range known {
 			n := len(t.Ranges)
-			if k.kind == droppedKind && k.First.Timeline == t.Timeline && (n == 0 || t.Ranges[n-1].Last.Name() < k.Last.Name()) {
+			if k.state == GapDropped && k.First.Timeline == t.Timeline && (n == 0 || t.Ranges[n-1].Last.Name() < k.Last.Name()) {
 				dropped = append(dropped, gap(t.Timeline, k.First.Number(a.SegmentSize), k.Last.Number(a.SegmentSize)+1, a.SegmentSize)...)
 			}
 		}
@@ -180,14 +149,13 @@ func (r *Repository) readGaps(ctx context.Context, a *Archive) (broken []Unreada
 	missing := a.Missing()
 	for i := range a.known {
 		k := &a.known[i]
-		named := []Range{{First: k.First, Last: k.Last}}
-		if slices.Equal(Subtract(named, missing, a.SegmentSize), named) {
+		if left := Subtract([]Range{k.span()}, missing, a.SegmentSize); len(left) == 1 && left[0] == k.span() {
 			continue // closed
 		}
-		g, key := GapRecord{}, r.gapKey(k.First, k.Last, k.kind)
+		g, key := GapRecord{}, r.gapKey(k.span(), k.state)
 		err := r.readDocument(ctx, key, 1<<16, &g)
 		if err == nil {
-			g.First, g.Last, g.kind = k.First, k.Last, k.kind
+			g.First, g.Last, g.state = k.First, k.Last, k.state
 			*k = g
 		} else if err := (*unreadables)(&broken).add("", key, err); err != nil {
 			return nil, err
@@ -196,11 +164,12 @@ func (r *Repository) readGaps(ctx context.Context, a *Archive) (broken []Unreada
 	return broken, nil
 }
 
-// GapSpan is the last commit or abort known before a gap, and the first known behind it.
+// GapSpan is the last commit or abort known before a gap, and the first in the segment
+// behind it; zero where there is none near by.
 func (r *Repository) GapSpan(ctx context.Context, a Archive, g Range) (after, next time.Time, err error) {
-	h := a.branch(g.First.Timeline)
+	h, _ := a.through(g)
 	n := g.First.Number(a.SegmentSize)
-	for n > 0 && g.First.Number(a.SegmentSize)-n < maxNeeded && !a.Has(a.segmentOn(h, n-1)) {
+	for n > 0 && !a.Has(a.segmentOn(h, n-1)) && g.First.Number(a.SegmentSize)-n < maxNeeded {
 		n-- // one gap after another
 	}
 	if n > 0 && a.Has(a.segmentOn(h, n-1)) {
@@ -208,55 +177,41 @@ func (r *Repository) GapSpan(ctx context.Context, a Archive, g Range) (after, ne
 			return after, next, err
 		}
 	}
-	if newest, ok := a.newest(); ok && a.on(newest, g) {
-		h = newest
-	}
-	n = g.Last.Number(a.SegmentSize)
-	for range lookBack {
-		if n++; !a.Has(a.segmentOn(h, n)) {
-			break
-		}
-		object, err := r.StatWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: a.segmentOn(h, n)})
-		if err != nil || object.Facts != nil && !object.Facts.MinTime.IsZero() {
-			if err == nil {
-				next = object.Facts.MinTime
-			}
+	if behind := a.segmentOn(h, g.Last.Number(a.SegmentSize)+1); a.Has(behind) {
+		object, err := r.StatWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: behind})
+		if err != nil || object.Facts == nil {
 			return after, next, err
 		}
+		next = object.Facts.MinTime
 	}
 	return after, next, nil
 }
 
-// newest is the branch of the newest timeline that can be followed.
-func (a Archive) newest() (postgres.TimelineHistory, bool) {
+// through is the newest branch if it goes through a gap, else that of its own timeline.
+func (a Archive) through(g Range) (h postgres.TimelineHistory, current bool) {
 	for _, t := range slices.Backward(a.Timelines) {
 		if h, ok := a.History(t.Timeline); ok {
-			return h, true
+			if a.segmentOn(h, g.First.Number(a.SegmentSize)) == g.First {
+				return h, true
+			}
+			break
 		}
 	}
-	return postgres.TimelineHistory{}, false
-}
-
-// on tells whether a branch goes through a gap.
-func (a Archive) on(h postgres.TimelineHistory, g Range) bool {
-	return a.segmentOn(h, g.First.Number(a.SegmentSize)) == g.First
+	return a.branch(g.First.Timeline), false
 }
 
 // Bridge is the first whole backup behind a gap on the newest branch, nil if there is
 // none; current is false if that branch does not go through the gap.
 func (s Survey) Bridge(g Range) (first *Manifest, current bool) {
-	h, ok := s.Archive.newest()
-	if !ok || !s.Archive.on(h, g) {
-		return nil, false
-	}
+	h, current := s.Archive.through(g)
 	end := g.Last.End(s.Archive.SegmentSize)
 	if fork, left := h.SwitchOf(g.Last.Timeline); left {
 		end = min(end, fork)
 	}
 	for _, b := range s.Backups { // in the order of their ends
-		if b.State == BackupOK && b.Manifest.StartLSN >= end && h.Contains(b.Manifest.StopTLI, b.Manifest.StopLSN-1) {
+		if current && b.State == BackupOK && b.Manifest.StartLSN >= end && h.Contains(b.Manifest.StopTLI, b.Manifest.StopLSN-1) {
 			return &b.Manifest, true
 		}
 	}
-	return nil, true
+	return nil, current
 }

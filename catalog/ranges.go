@@ -147,7 +147,7 @@ func (a *Archive) findGaps() {
 				}
 			}
 			if missing := gap(tli, from, end, a.SegmentSize); begun && len(missing) > 0 {
-				a.lacks(h, i, missing)
+				a.lacks(missing)
 			}
 			from = max(from, end)
 		}
@@ -155,17 +155,13 @@ func (a *Archive) findGaps() {
 	slices.SortFunc(a.Timelines, func(x, y TimelineWAL) int { return cmp.Compare(x.Timeline, y.Timeline) })
 }
 
-// lacks adds to a timeline's gaps what it does not have of a span; i is its place in
-// the branch h. A timeline that has neither a segment nor a history is shown for it.
-func (a *Archive) lacks(h postgres.TimelineHistory, i int, span []Range) {
+// lacks adds to a timeline's gaps what it does not have of a span. A timeline that has
+// neither a segment nor a history is shown for it.
+func (a *Archive) lacks(span []Range) {
 	tli := span[0].First.Timeline
 	at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == tli })
 	if at < 0 {
-		t := TimelineWAL{Timeline: tli}
-		if i > 0 {
-			t.Parent, t.Switch = h.Entries[i-1].Parent, h.Entries[i-1].Switch
-		}
-		at, a.Timelines = len(a.Timelines), append(a.Timelines, t)
+		at, a.Timelines = len(a.Timelines), append(a.Timelines, TimelineWAL{Timeline: tli})
 	}
 	t := &a.Timelines[at]
 	t.Missing = merge(append(t.Missing, Subtract(span, t.Ranges, a.SegmentSize)...), a.SegmentSize)

@@ -9,33 +9,23 @@ import (
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
-// watched is a gap as this daemon has watched it.
-type watched struct {
-	catalog.Gap
-	Since time.Time // when this daemon first saw it
-	Moved time.Time // the same, or when a part of it was last filled
-	Why   string    // it is late
-}
-
-// Gap is a gap as /status shows it.
+// Gap is a gap as this daemon has watched it, and as /status shows it.
 type Gap struct {
-	First    postgres.Segment `json:"first"`
-	Last     postgres.Segment `json:"last"`
-	Segments int              `json:"segments"`
+	catalog.Range
 	State    catalog.GapState `json:"state"`
 	Accepted bool             `json:"accepted,omitempty"`
 	Since    time.Time        `json:"since"` // recorded, else first seen by this daemon
-	Why      string           `json:"why"`
+	Why      string           `json:"why"`   // it is lost, or late
+	moved    time.Time        // when this daemon first saw it, or a part of it was last filled
 }
 
 // audit compares the gaps of a survey with those of the one before: it tells of new
 // and of filled ones, and writes down those that nobody will fill any more.
 func (s *service) audit(ctx context.Context, v catalog.Survey, now time.Time) {
-	gaps := v.Archive.Gaps()
 	s.mu.Lock()
 	before := s.gaps
 	s.mu.Unlock()
-	after := follow(before, gaps, v.Archive.SegmentSize, now, s.said(v.Archive))
+	after := follow(before, v.Archive.Gaps(), v.Archive.SegmentSize, now, s.said(v.Archive))
 	c := s.settings().Archive
 	d := doubt{FillAfter: c.FillAfter, LostAfter: c.LostAfter, Members: s.witnesses(ctx, now)}
 	for i := range after {
@@ -44,7 +34,7 @@ func (s *service) audit(ctx context.Context, v catalog.Survey, now time.Time) {
 			continue
 		}
 		var lost bool
-		d.Since = g.Moved
+		d.Since = g.moved
 		if lost, g.Why = d.judge(now); lost {
 			s.recordLost(ctx, v.Archive, *g, now)
 		}
@@ -56,49 +46,49 @@ func (s *service) audit(ctx context.Context, v catalog.Survey, now time.Time) {
 
 // follow carries what is known of gaps from one survey to the next; tell hears of the
 // spans that are new and of those that are not missing any more.
-func follow(before []watched, gaps []catalog.Gap, size postgres.SegmentSize, now time.Time, tell func(event string, g catalog.Gap)) (after []watched) {
-	old, current := ranges(before), []catalog.Range{}
+func follow(before []Gap, gaps []catalog.Gap, size postgres.SegmentSize, now time.Time, tell func(event string, g Gap)) (after []Gap) {
+	var old, current []catalog.Range
+	for _, g := range before {
+		old = append(old, g.Range)
+	}
 	for _, g := range gaps {
 		current = append(current, g.Range)
 	}
 	for _, r := range catalog.Subtract(old, current, size) {
-		tell("gap.filled", catalog.Gap{Range: r})
+		tell("gap.filled", Gap{Range: r})
 	}
 	for _, g := range gaps {
-		w := watched{Gap: g, Since: now, Moved: now}
+		w := Gap{Range: g.Range, State: g.State, Accepted: g.Accepted != nil, Since: now, moved: now}
 		for _, o := range before {
 			if rest := catalog.Subtract([]catalog.Range{o.Range}, []catalog.Range{g.Range}, size); len(rest) == 1 && rest[0] == o.Range {
 				continue // another one
 			}
-			w.Since, w.Moved = o.Since, o.Moved
+			w.Since, w.moved = o.Since, o.moved
 			if len(catalog.Subtract([]catalog.Range{o.Range}, current, size)) > 0 {
-				w.Moved = now // somebody is at it
+				w.moved = now // somebody is at it
 			}
 			break
 		}
-		for _, r := range catalog.Subtract([]catalog.Range{g.Range}, old, size) {
-			tell("gap.found", catalog.Gap{Range: r, State: g.State, Accepted: g.Accepted})
+		if g.Record != nil {
+			w.Since, w.Why = g.Record.At, g.Record.Reason
 		}
 		after = append(after, w)
+		for _, r := range catalog.Subtract([]catalog.Range{g.Range}, old, size) {
+			w.Range = r
+			tell("gap.found", w)
+		}
 	}
 	return after
 }
 
-func ranges(all []watched) (found []catalog.Range) {
-	for _, w := range all {
-		found = append(found, w.Range)
-	}
-	return found
-}
-
 // said logs what follow tells. What was known before this daemon began is no news, and
 // what expiry took away was not filled.
-func (s *service) said(a catalog.Archive) func(event string, g catalog.Gap) {
-	return func(event string, g catalog.Gap) {
+func (s *service) said(a catalog.Archive) func(event string, g Gap) {
+	return func(event string, g Gap) {
 		switch {
 		case event == "gap.filled" && a.Has(g.First):
 			s.event(slog.LevelInfo, "gap.filled", "the archive has what it lacked", "first", g.First, "last", g.Last, "segments", g.Segments)
-		case event == "gap.found" && g.State != catalog.GapLost && g.Accepted == nil:
+		case event == "gap.found" && g.State != catalog.GapLost && !g.Accepted:
 			s.event(slog.LevelWarn, "gap.found", "the archive lacks WAL", "first", g.First, "last", g.Last, "segments", g.Segments, "state", g.State)
 		}
 	}
@@ -119,7 +109,7 @@ func (s *service) witnesses(ctx context.Context, now time.Time) []witness {
 }
 
 // recordLost writes down that a gap stays. Who comes second is quiet.
-func (s *service) recordLost(ctx context.Context, a catalog.Archive, g watched, now time.Time) {
+func (s *service) recordLost(ctx context.Context, a catalog.Archive, g Gap, now time.Time) {
 	repository, err := s.repository()
 	record := catalog.GapRecord{First: g.First, Last: g.Last, At: now, By: s.me.Member, Reason: g.Why}
 	if err == nil {
@@ -127,7 +117,7 @@ func (s *service) recordLost(ctx context.Context, a catalog.Archive, g watched, 
 	}
 	created := false
 	if err == nil {
-		created, err = repository.RecordLost(ctx, record)
+		created, err = repository.RecordGap(ctx, record, catalog.GapLost)
 	}
 	switch {
 	case err != nil:
@@ -137,19 +127,6 @@ func (s *service) recordLost(ctx context.Context, a catalog.Archive, g watched, 
 			"segments", g.Segments, "after", record.After, "next", record.Next, "why", g.Why)
 		s.surveyAgain()
 	}
-}
-
-// gapStates are what status shows of the gaps; s.mu is held.
-func (s *service) gapStates() []Gap {
-	all := []Gap{}
-	for _, w := range s.gaps {
-		g := Gap{First: w.First, Last: w.Last, Segments: w.Segments, State: w.State, Accepted: w.Accepted != nil, Since: w.Since, Why: w.Why}
-		if r := w.Record; r != nil {
-			g.Since, g.Why = r.At, r.Reason
-		}
-		all = append(all, g)
-	}
-	return all
 }
 
 // wantsGap is the time of the newest record of a gap behind which no whole backup begins

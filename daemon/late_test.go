@@ -97,7 +97,7 @@ func TestFollow(t *testing.T) {
 	short := func(g catalog.Range) string {
 		return fmt.Sprintf("%d/%d-%d", g.First.Timeline, g.First.Number(size), g.Last.Number(size))
 	}
-	var now []watched
+	var now []Gap
 	for minute, step := range []struct {
 		gaps       []catalog.Gap
 		told, want string
@@ -113,11 +113,11 @@ func TestFollow(t *testing.T) {
 		{nil, "filled 2/5-6, filled 2/7-12", ""},
 	} {
 		var told, after []string
-		now = follow(now, step.gaps, size, time.Unix(int64(60*minute), 0), func(event string, g catalog.Gap) {
+		now = follow(now, step.gaps, size, time.Unix(int64(60*minute), 0), func(event string, g Gap) {
 			told = append(told, strings.TrimPrefix(event, "gap.")+" "+short(g.Range))
 		})
 		for _, w := range now {
-			after = append(after, fmt.Sprint(short(w.Range), " ", w.Since.Unix()/60, " ", w.Moved.Unix()/60))
+			after = append(after, fmt.Sprint(short(w.Range), " ", w.Since.Unix()/60, " ", w.moved.Unix()/60))
 		}
 		if got := strings.Join(told, ", "); got != step.told {
 			t.Errorf("minute %d: told %q, want %q", minute, got, step.told)

@@ -81,16 +81,15 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	if d.RPO != nil {
 		add("rpo_seconds", "Age of the newest archived segment.", *d.RPO)
 	}
-	gaps := map[string]int{string(catalog.GapLate): 0, string(catalog.GapLost): 0, string(catalog.GapDropped): 0, "accepted": 0}
+	gaps := map[catalog.GapState]int{catalog.GapLate: 0, catalog.GapLost: 0, catalog.GapDropped: 0, catalog.GapAccepted: 0}
 	for _, gap := range s.survey.Archive.Gaps() {
-		state := string(gap.State)
 		if gap.Accepted != nil {
-			state = "accepted"
+			gap.State = catalog.GapAccepted
 		}
-		gaps[state] += gap.Segments
+		gaps[gap.State] += gap.Segments
 	}
 	for state, n := range gaps {
-		add("gap_segments", "WAL segments that the archive lacks.", float64(n), "state", state)
+		add("gap_segments", "WAL segments that the archive lacks.", float64(n), "state", string(state))
 	}
 	add("conflicts", "WAL files of which two contents are kept, undecided.", float64(len(s.survey.Conflicts)))
 	count("missed_total", "Scheduled times recorded as missed in the repository.", s.survey.missed)

@@ -15,14 +15,13 @@ import (
 
 // gapDocument is a gap as wal gaps list prints it in JSON.
 type gapDocument struct {
-	Timeline postgres.TimelineID `json:"timeline"`
-	First    postgres.Segment    `json:"first"`
-	Last     postgres.Segment    `json:"last"`
-	Segments int                 `json:"segments"`
-	State    catalog.GapState    `json:"state"`
-	Since    time.Time           `json:"since,omitzero"`
-	By       string              `json:"by,omitempty"`
-	Why      string              `json:"why,omitempty"`
+	First    postgres.Segment `json:"first"`
+	Last     postgres.Segment `json:"last"`
+	Segments int              `json:"segments"`
+	State    catalog.GapState `json:"state"`
+	Since    time.Time        `json:"since,omitzero"`
+	By       string           `json:"by,omitempty"`
+	Why      string           `json:"why,omitempty"`
 	// After is the last commit before it, Until the end of the first whole backup behind it.
 	After     time.Time          `json:"not_recoverable_after,omitzero"`
 	Until     time.Time          `json:"not_recoverable_until,omitzero"`
@@ -31,26 +30,17 @@ type gapDocument struct {
 }
 
 func newWALGapsCommand(a *app) *cobra.Command {
-	list := newWALGapsListCommand(a)
-	cmd := group(&cobra.Command{Use: "gaps", Short: "Show what the WAL archive lacks, and accept what is lost"}, list, newWALGapsAcceptCommand(a))
-	help := cmd.RunE
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return help(cmd, args)
-		}
-		list.SetContext(cmd.Context())
-		if err := a.admit(list); err != nil {
-			return err
-		}
-		return list.RunE(list, nil)
-	}
-	return cmd
-}
-
-func newWALGapsListCommand(a *app) *cobra.Command {
-	return a.surveying(&cobra.Command{Use: "list", Short: "List the gaps with the times that cannot be restored to; the default", Args: exactly(),
+	cmd := a.surveying(&cobra.Command{Use: "gaps [list]", Short: "List what the archive lacks, with the times that cannot be restored to",
 		Long: "A gap is late while a member may still bring its segments, lost when none will, dropped when PostgreSQL was told to\n" +
-			"go on without them (archive.on_full). Accepted ones are known to a person. Exits 10 when there is one that is not."}, a.gaps)
+			"go on without them (archive.on_full), and accepted when a person knows of it. Exits 10 when there is one that is not.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && args[0] == "list" {
+				args = args[1:]
+			}
+			return exactly()(cmd, args)
+		}}, a.gaps)
+	cmd.AddCommand(newWALGapsAcceptCommand(a))
+	return cmd
 }
 
 func (a *app) gaps(ctx context.Context, s survey, _ []string) error {
@@ -62,7 +52,7 @@ func (a *app) gaps(ctx context.Context, s survey, _ []string) error {
 	open := 0
 	var live *daemon.Status // knows since when a late one is watched, and what is waited for
 	for _, g := range s.Archive.Gaps() {
-		doc := gapDocument{Timeline: g.First.Timeline, First: g.First, Last: g.Last, Segments: g.Segments, State: g.State, Accepted: g.Accepted}
+		doc := gapDocument{First: g.First, Last: g.Last, Segments: g.Segments, State: g.State, Accepted: g.Accepted}
 		if doc.Accepted == nil {
 			open++
 		}
@@ -115,7 +105,7 @@ func (a *app) gapsTable(s survey, gaps []gapDocument) error {
 		if by != "" {
 			why = by + ": " + why
 		}
-		t.add(fmt.Sprint(uint32(g.Timeline)), g.First.Name(), g.Last.Name(), fmt.Sprint(g.Segments), state, clock(g.Since), from+" .. "+to, why)
+		t.add(fmt.Sprint(uint32(g.First.Timeline)), g.First.Name(), g.Last.Name(), fmt.Sprint(g.Segments), state, clock(g.Since), from+" .. "+to, why)
 	}
 	return t.print(a.stdout)
 }
@@ -146,7 +136,7 @@ func newWALGapsAcceptCommand(a *app) *cobra.Command {
 			record = *g.Accepted
 		} else if g.State == catalog.GapLate && !yes {
 			return fail(exitPreflight, "wait until it is filled or lost, or pass --yes", "the gap that begins with %s is late: a member may still bring it; nothing was changed", file)
-		} else if err := s.repository.AcceptGap(ctx, record); err != nil {
+		} else if _, err := s.repository.RecordGap(ctx, record, catalog.GapAccepted); err != nil {
 			return err
 		}
 		return a.print(record, func() error {
