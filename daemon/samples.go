@@ -36,6 +36,8 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	}
 	if l := d.Local; l != nil && l.Server != "absent" {
 		add("archive_backlog_files", "WAL files that wait for the archiver.", float64(l.Backlog))
+		add("archive_backlog_bytes", "Their size.", float64(l.BacklogBytes))
+		add("archive_dropped_files", "WAL files that were given up for want of space, and the repository does not know yet.", float64(l.Dropped))
 		add("archive_failing", "Whether the archiver's last attempt failed.", truth(!l.FailingSince.IsZero()))
 		add("pg_wal_bytes", "Size of pg_wal.", float64(l.WALBytes))
 		add("pg_wal_free_bytes", "Free bytes of the filesystem of pg_wal.", float64(l.FreeBytes))
@@ -54,6 +56,11 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.hooks.hits != nil {
+		pushed, fetched := s.hooks.hits()
+		count("push_ahead_hits_total", "Pushes answered from memory: the file was stored before it was asked for.", int(pushed))
+		count("get_spool_hits_total", "Gets answered from the spool: the segment was fetched before it was asked for.", int(fetched))
+	}
 	count("backups_committed_total", "Backups that this daemon committed.", s.counts.committed)
 	count("backups_failed_total", "Attempts at a backup that failed in this daemon.", s.counts.failed)
 	add("store_up", "Whether the repository could be read at the last attempt.", truth(s.survey.err == nil && !s.survey.at.IsZero()))

@@ -36,7 +36,10 @@ type Pusher struct {
 	DataDir   string        // configured PGDATA; may be empty
 	State     string        // directory for small notes; may be empty or unwritable
 	Timeout   time.Duration // without a byte of progress; 0 is DefaultPushTimeout
-	Log       *slog.Logger  // may be nil
+	// DropBelow lets PushOrDrop give WAL up while pg_wal has less free, in bytes; 0: never.
+	DropBelow int64
+	Member    string       // who gave it up
+	Log       *slog.Logger // may be nil
 	Now       func() time.Time
 }
 
@@ -53,13 +56,14 @@ func (e *RefusedError) Hint() string { return e.Advice }
 // Push stores one file; path is PostgreSQL's %p, relative or absolute. Only without
 // an error may the file be acknowledged.
 func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, error) {
+	return p.push(ctx, path, nil)
+}
+
+func (p *Pusher) push(ctx context.Context, path string, l *loan) (catalog.PutOutcome, error) {
 	log := logger(p.Log)
-	src, err := readSource(path)
+	src, err := readSource(path, l)
 	if err != nil {
 		return "", err
-	}
-	if src.unread != nil {
-		log.Warn("WAL file cannot be read to its end; it is archived as it is", "file", src.file.String(), "error", src.unread)
 	}
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
@@ -71,9 +75,17 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 	if err := p.ensure(ctx, repository, src.size, log); err != nil {
 		return "", stalled(ctx, fmt.Errorf("prepare repository %s: %w", repository.Root(), err))
 	}
-	outcome, err := repository.PutWAL(ctx, src.file, src.plain, src.facts)
+	packed, err := repository.PackWAL(l.forObject(len(src.plain)), src.file, src.plain, src.facts)
+	if err != nil {
+		return "", fmt.Errorf("archive %s: %w", src.file, err)
+	}
+	l.packed()
+	outcome, err := repository.PutPackedWAL(ctx, packed)
 	if err != nil {
 		return "", stalled(ctx, fmt.Errorf("archive %s: %w", src.file, err))
+	}
+	if src.unread != nil {
+		log.Warn("WAL file cannot be read to its end; it is archived as it is", "file", src.file.String(), "error", src.unread)
 	}
 	return outcome, nil
 }
@@ -114,6 +126,13 @@ func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 				"; if it is a copy, give it archive_mode=off or a scope of its own"}
 	}
 	return nil
+}
+
+func (p *Pusher) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
 }
 
 func logger(l *slog.Logger) *slog.Logger {
