@@ -20,6 +20,8 @@ var broken = map[string][]string{
 	"bare-s3":            {` repositories[0].s3.endpoint: not given; for example https://s3.example.com`, ` repositories[0].s3.bucket: not given`},
 	"both-kinds":         {` repositories[0].file: given for a repository of type s3`},
 	"citus":              {` patroni.config: the cluster is run with Citus, which pgha-backup does not back up as a whole; nothing was done`},
+	"drop-without-state": {` cluster.scope: not given, and no patroni.config to take it from`,
+		`2: archive.on_full: drop-and-record needs cluster.state_dir: what is given up is recorded there`},
 	"empty":              {` cluster.scope: not given, and no patroni.config to take it from`, ` repositories: no repository is configured`},
 	"endpoint-with-path": {`2: repositories[0].s3.endpoint: want https://host[:port]`},
 	"etcd-endpoint": {` patroni.etcd.endpoints[0]: want http://host:2379 or https://host:2379`,
@@ -87,7 +89,7 @@ var broken = map[string][]string{
 
 // What the errors of a name and of a time say is wanted.
 const (
-	wantName = `want lower-case letters, digits and single '-', at most 64, neither "first" nor beginning with "manual"`
+	wantName = `want lower-case letters, digits and single '-', at most 64, neither "first" nor "gap" nor beginning with "manual"`
 	wantCron = `want five fields (minute, hour, day of month, month, day of week), @daily or @every 6h`
 )
 

@@ -36,6 +36,8 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	}
 	if l := d.Local; l != nil && l.Server != "absent" {
 		add("archive_backlog_files", "WAL files that wait for the archiver.", float64(l.Backlog))
+		add("archive_backlog_bytes", "Their size.", float64(l.BacklogBytes))
+		add("archive_dropped_files", "WAL files that were given up for want of space, and the repository does not know yet.", float64(l.Dropped))
 		add("archive_failing", "Whether the archiver's last attempt failed.", truth(!l.FailingSince.IsZero()))
 		add("pg_wal_bytes", "Size of pg_wal.", float64(l.WALBytes))
 		add("pg_wal_free_bytes", "Free bytes of the filesystem of pg_wal.", float64(l.FreeBytes))
@@ -79,11 +81,16 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	if d.RPO != nil {
 		add("rpo_seconds", "Age of the newest archived segment.", *d.RPO)
 	}
-	gaps := 0
-	for _, gap := range s.survey.Archive.Missing() {
-		gaps += int(gap.Segments)
+	gaps := map[catalog.GapState]int{catalog.GapLate: 0, catalog.GapLost: 0, catalog.GapDropped: 0, catalog.GapAccepted: 0}
+	for _, gap := range s.survey.Archive.Gaps() {
+		if gap.Accepted != nil {
+			gap.State = catalog.GapAccepted
+		}
+		gaps[gap.State] += gap.Segments
 	}
-	add("gap_segments", "WAL segments that the archive lacks.", float64(gaps))
+	for state, n := range gaps {
+		add("gap_segments", "WAL segments that the archive lacks.", float64(n), "state", string(state))
+	}
 	add("conflicts", "WAL files of which two contents are kept, undecided.", float64(len(s.survey.Conflicts)))
 	count("missed_total", "Scheduled times recorded as missed in the repository.", s.survey.missed)
 	return all

@@ -51,6 +51,10 @@ func every(ctx context.Context, period, limit time.Duration, wake <-chan struct{
 func (s *service) lookAtStore(ctx context.Context) {
 	found, err := s.readStore(ctx)
 	s.takeIn(found, err, ctx.Err() == context.Canceled)
+	if err == nil && !found.empty {
+		s.audit(ctx, found.Survey, found.at)
+	}
+	s.lookAtConflicts(ctx, found.Conflicts)
 }
 
 // takeIn keeps what a look at the repository has found.
@@ -69,7 +73,7 @@ func (s *service) takeIn(found surveyed, err error, ending bool) {
 	case err == nil && before.err != nil:
 		s.event(slog.LevelInfo, "store.back", "the repository can be read again")
 	}
-	if err == nil && (before.at.IsZero() || !before.Info.Created.Equal(found.Info.Created) || before.wantsFirst() != found.wantsFirst()) {
+	if err == nil && (before.at.IsZero() || !before.Info.Created.Equal(found.Info.Created) || before.wantsFirst() != found.wantsFirst() || !before.wantsGap().Equal(found.wantsGap())) {
 		s.schedule()
 	}
 }
@@ -125,6 +129,9 @@ func (s *service) lookAtHost(ctx context.Context, k *looker) {
 		s.event(slog.LevelError, "archiver.failing", "archive_command fails", "file", l.FailedFile, "since", l.FailingSince, "backlog", l.Backlog)
 	} else if was && !is {
 		s.event(slog.LevelInfo, "archiver.back", "archive_command works again", "backlog", l.Backlog)
+	}
+	if l.Dropped > before.Dropped {
+		s.event(slog.LevelError, "archive.dropped", "pg_wal was nearly full and the store does not answer: WAL is given up", "files", l.Dropped, "free", l.FreeBytes, "backlog", l.Backlog)
 	}
 	if s.watch == nil {
 		s.see(l.topology(s.me.Member, s.scope()), nil)
