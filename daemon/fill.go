@@ -82,13 +82,13 @@ type filler struct {
 // before. Where one fails for want of the store, the others wait for the next round.
 func (s *service) fill(ctx context.Context, f *filler, dir string, due []postgres.WALFile) {
 	s.mu.Lock()
-	pusher := s.pusher
+	push := s.hooks.fill
 	s.mu.Unlock()
 	for _, file := range due {
 		if time.Since(f.tried[file]) < fillAgain {
 			continue
 		}
-		outcome, err := pusher.Fill(ctx, filepath.Join(dir, file.String()))
+		outcome, err := push(ctx, filepath.Join(dir, file.String()))
 		switch {
 		case err == nil && outcome == catalog.Stored:
 			s.mu.Lock()

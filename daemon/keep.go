@@ -281,15 +281,8 @@ func (k *keeper) create(ctx context.Context, s *service, now time.Time) {
 	k.retry = now.Add(keepRetry)
 	if err.Error() != k.refused {
 		k.refused = err.Error()
-		s.event(slog.LevelWarn, "keep.refused", "no slot keeps the WAL of this standby", "error", err, "hint", hintOf(err))
+		s.event(slog.LevelWarn, "keep.refused", "no slot keeps the WAL of this standby", "error", err, "hint", s.hintOf(err))
 	}
-}
-
-func hintOf(err error) string {
-	if e, ok := errors.AsType[*server.Error](err); ok {
-		return e.Hint()
-	}
-	return ""
 }
 
 // free are the bytes that a user may still write beside a file.
