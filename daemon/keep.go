@@ -235,6 +235,7 @@ func (s *service) hold(ctx context.Context, k *keeper, h wal.Holdings, gone []po
 	if p.hold && k.slot != "" {
 		if err := k.session.KeepFrom(ctx, k.slot, p.from); err != nil {
 			s.log.Warn("the slot is gone, a new one is made", "slot", k.slot, "error", err)
+			k.refused = err.Error()
 			k.close()
 		}
 	}
