@@ -32,7 +32,7 @@ func TestProtocol(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"", "\n", "pgha/1", "pgha/1 push", `pgha/1 push "/x"`, `pgha/1 push "x"` + "\n", `pgha/1 push "/x" ` + "\n",
-		"pgha/1 push `/x`\n", `pgha/1 push '/'` + "\n", `pgha/1 push "/x\x00"` + "\n", `pgha/1 get "" "/x" rewind` + "\n", `pgha/1 get "f" "/x"` + "\n",
+		"pgha/1 push `/x`\n", `pgha/1 push '/'` + "\n", `pgha/1 get "" "/x" rewind` + "\n", `pgha/1 get "f" "/x"` + "\n",
 		`pgha/1 get "f" "/x" rewind` + "\n\n", `pgha/1 get "f" "/x" none` + "\n", `pgha/1 get "f""/x" rewind` + "\n", `pgha/1 put "/x"` + "\n"} {
 		if got, err := ParseRequest(line); err == nil {
 			t.Errorf("%q is %+v", line, got)
