@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 // slots, the fillers, and Patroni's pre_promote hook.
 type means struct{ slot, filler, hook bool }
 
-var all = means{true, true, true}
+var everything = means{true, true, true}
 
 func (m means) String() string {
 	var on []string
@@ -52,6 +54,7 @@ const (
 	long  = "long"  // more than three restartpoints on each standby
 	anew  = "anew"  // long, and the next leader was made anew in the middle of it
 	deaf  = "deaf"  // short, and no daemon outlives the leader
+	torn  = "torn"  // anew, the other standby received no more from then on, and the next leader's daemon dies with the leader
 )
 
 // The outages: its port is closed, it is silent, it is overloaded.
@@ -85,7 +88,12 @@ type failedOver struct {
 	fork        postgres.LSN // where timeline 2 left it
 	tail        postgres.LSN // where timeline 2 has been closed
 	backlog     []string     // what the archive lacked when the leader died
+	lost        []string     // what it lacks in the end
+	about       int          // on how many members that lies about
+	acked       int          // how many files were acknowledged
 	dead, next  *lab.Member
+	other       *lab.Member // a standby that is not to be promoted
+	receiver    int         // its WAL receiver, stopped, in a torn outage
 }
 
 // failover runs the scenario up to the moment when the store is back.
@@ -100,23 +108,18 @@ func failover(w *world, c gapCase) *failedOver {
 	m.archived()
 
 	f.down()
-	points := 0
-	if c.phase == long || c.phase == anew {
-		points = 4
-	}
-	for i := range 4 {
+	for range 2 {
 		m.switches(3)
-		if i == 1 {
-			f.mid = m.mark("mid")
-		}
-		if i < points {
-			f.restartpoint()
-		}
-		if i == 1 && c.phase == anew {
-			f.makeAnew(w.cluster.Replicas())
-		}
+		f.restartpoint()
+		f.restartpoint()
 	}
-	f.recycled(points)
+	f.mid = m.mark("mid")
+	f.halfway()
+	for range 2 {
+		m.switches(3)
+		f.restartpoint()
+	}
+	f.recycled()
 	m.mark("late")
 	f.streamed(leader)
 	f.kill(leader)
@@ -169,14 +172,17 @@ func (f *failedOver) up() {
 	f.proxy.Set()
 }
 
-// restartpoint has every standby make one, as its control file proves.
+// restartpoint has every standby make one, as its control file proves, if it is of the phase.
 func (f *failedOver) restartpoint() {
 	f.Helper()
+	if f.phase == short || f.phase == deaf {
+		return
+	}
 	leader := f.cluster.Leader()
 	leader.Exec("checkpoint")
 	var want string
 	leader.QueryRow("select redo_lsn::text from pg_control_checkpoint()", &want)
-	for _, m := range f.cluster.Replicas() {
+	for _, m := range f.receiving() {
 		lab.Poll(f, 30*time.Second, "a restartpoint of "+m.Name, func() error {
 			m.Exec("checkpoint")
 			var done bool
@@ -188,24 +194,27 @@ func (f *failedOver) restartpoint() {
 	}
 }
 
-// recycled tells what the restartpoints did to the first segment of the backlog on
-// the standbys that have been there all the time.
-func (f *failedOver) recycled(points int) {
+// receiving are the standbys that WAL still comes to.
+func (f *failedOver) receiving() []*lab.Member {
+	f.Helper()
+	return slices.DeleteFunc(f.cluster.Replicas(), func(m *lab.Member) bool { return f.receiver != 0 && m == f.other })
+}
+
+// recycled looks at what more than three restartpoints did to the first segment of the
+// backlog: a standby that was there all the time has it if and only if it keeps it.
+func (f *failedOver) recycled() {
 	f.Helper()
 	f.upTo = position(f, f.cluster.Leader())
 	lacks := f.lacks()
 	if len(lacks) < 8 {
 		f.Fatalf("the archive lacks %v only: that is no backlog", lacks)
 	}
-	if points == 0 {
+	if f.phase == short || f.phase == deaf {
 		return
 	}
 	for _, m := range f.cluster.Replicas() {
-		if m == f.next { // made anew
-			continue
-		}
-		if there := exists(m, lacks[0]); there != f.slot {
-			f.Errorf("after %d restartpoints %s has %s: %t; slots: %t", points, m.Name, lacks[0], there, f.slot)
+		if there := exists(m, lacks[0]); m != f.next && there != f.slot {
+			f.Errorf("%s has %s: %t; slots: %t", m.Name, lacks[0], there, f.slot)
 		}
 	}
 }
@@ -215,25 +224,50 @@ func exists(m *lab.Member, segment string) bool {
 	return err == nil
 }
 
-// makeAnew reinitializes one of two replicas, which has none of the older WAL then,
-// and sees to it that the other one cannot be promoted.
-func (f *failedOver) makeAnew(replicas []*lab.Member) {
+// halfway has one standby made anew, which has none of the older WAL then, and sees to
+// it that the other one cannot be promoted, or does not even receive any more.
+func (f *failedOver) halfway() {
 	f.Helper()
-	chosen, other := replicas[0], replicas[1]
-	f.next = chosen
-	text, err := os.ReadFile(other.ConfigFile)
+	if f.phase != anew && f.phase != torn {
+		return
+	}
+	replicas := f.cluster.Replicas()
+	f.next, f.other = replicas[0], replicas[1]
+	f.notForPromotion(f.other)
+	f.makeAnew(f.next)
+	if f.phase == torn {
+		f.streamed(f.cluster.Leader())
+		f.other.QueryRow("select pid from pg_stat_wal_receiver", &f.receiver)
+		f.signal(syscall.SIGSTOP)
+	}
+}
+
+// signal stops the WAL receiver of the other standby, or lets it go on.
+func (f *failedOver) signal(sig syscall.Signal) {
+	f.Helper()
+	if f.receiver == 0 {
+		return
+	}
+	if err := syscall.Kill(f.receiver, sig); err != nil {
+		f.Fatalf("the WAL receiver of %s: %v", f.other.Name, err)
+	}
+}
+
+func (f *failedOver) notForPromotion(m *lab.Member) {
+	f.Helper()
+	text, err := os.ReadFile(m.ConfigFile)
 	if err != nil {
 		f.Fatal(err)
 	}
 	changed := strings.Replace(string(text), "nofailover: false", "nofailover: true", 1)
-	if err := os.WriteFile(other.ConfigFile, []byte(changed), 0o600); err != nil {
+	if err := os.WriteFile(m.ConfigFile, []byte(changed), 0o600); err != nil {
 		f.Fatal(err)
 	}
-	if err := other.Post("reload", "{}"); err != nil {
+	if err := m.Post("reload", "{}"); err != nil {
 		f.Fatal(err)
 	}
-	lab.Poll(f, 30*time.Second, other.Name+" not to be for promotion", func() error {
-		text, _, err := f.cluster.Etcd.Get(f.cluster.Key("members/" + other.Name))
+	lab.Poll(f, 30*time.Second, m.Name+" not to be for promotion", func() error {
+		text, _, err := f.cluster.Etcd.Get(f.cluster.Key("members/" + m.Name))
 		var member struct{ Tags struct{ Nofailover bool } }
 		if err == nil {
 			err = json.Unmarshal([]byte(text), &member)
@@ -243,10 +277,14 @@ func (f *failedOver) makeAnew(replicas []*lab.Member) {
 		}
 		return err
 	})
-	before := started(chosen)
-	lab.Poll(f, 30*time.Second, "reinitialize", func() error { return chosen.Post("reinitialize", "{}") })
-	lab.Poll(f, time.Minute, chosen.Name+" to be made anew", func() error {
-		if now := started(chosen); now == "" || now == before {
+}
+
+func (f *failedOver) makeAnew(m *lab.Member) {
+	f.Helper()
+	before := started(m)
+	lab.Poll(f, 30*time.Second, "reinitialize", func() error { return m.Post("reinitialize", "{}") })
+	lab.Poll(f, time.Minute, m.Name+" to be made anew", func() error {
+		if now := started(m); now == "" || now == before {
 			return errNotYet
 		}
 		return nil
@@ -268,7 +306,7 @@ func started(m *lab.Member) string {
 func (f *failedOver) streamed(leader *lab.Member) {
 	f.Helper()
 	f.upTo = position(f, leader)
-	for _, m := range f.cluster.Replicas() {
+	for _, m := range f.receiving() {
 		lab.Poll(f, 30*time.Second, fmt.Sprintf("%s to have received %s", m.Name, f.upTo), func() error {
 			var has bool
 			if m.QueryRow("select pg_last_wal_receive_lsn() >= '"+f.upTo.String()+"'", &has); !has {
@@ -301,10 +339,13 @@ func (f *failedOver) kill(leader *lab.Member) {
 	}
 	f.running[leader.Name].Kill9()
 	leader.Kill9()
-	if f.phase == deaf {
+	switch f.phase {
+	case deaf:
 		for _, p := range f.running {
 			p.Kill9()
 		}
+	case torn:
+		f.running[f.next.Name].Kill9()
 	}
 	// Nothing of it may ever come back. What it had acknowledged is in a file beside its home.
 	if err := os.Rename(leader.DataDir, leader.DataDir+".lost"); err != nil {
@@ -330,10 +371,15 @@ func (f *failedOver) kill(leader *lab.Member) {
 	if f.back == atPromotion {
 		f.up()
 	}
-	f.cluster.WaitHealthy(time.Minute)
+	f.signal(syscall.SIGCONT)
+	if f.phase != torn { // there the other standby needs the archive first
+		f.cluster.WaitHealthy(time.Minute)
+	}
 	if f.back == later {
 		time.Sleep(20 * time.Second)
-		f.restartpoint()
+		if f.phase != torn {
+			f.restartpoint()
+		}
 		f.up()
 	}
 }

@@ -104,25 +104,23 @@ func (f *failedOver) status(m *lab.Member, suffix string) (names []string) {
 }
 
 // settled waits until the archive is whole, or nobody is left who could make it so.
-// It returns what the archive lacks then, and on how many members it still lies about.
-func (f *failedOver) settled() (lost []string, about int) {
+func (f *failedOver) settled() {
 	f.Helper()
 	lab.Poll(f, 90*time.Second, "the archive to be whole, or lost", func() error {
-		lost, about = f.lacks(), 0
-		for _, s := range lost {
+		f.lost, f.about = f.lacks(), 0
+		for _, s := range f.lost {
 			for _, m := range f.survivors() {
 				if !exists(m, s) {
 					continue
 				}
-				about++
+				f.about++
 				if slices.Contains(f.status(m, ".ready"), s) || f.filler && f.running[m.Name].Running() {
-					return fmt.Errorf("the archive lacks %v, and %s has %s", lost, m.Name, s)
+					return fmt.Errorf("the archive lacks %v, and %s has %s", f.lost, m.Name, s)
 				}
 			}
 		}
 		return nil
 	})
-	return lost, about
 }
 
 func (f *failedOver) survivors() (alive []*lab.Member) {
@@ -135,7 +133,7 @@ func (f *failedOver) survivors() (alive []*lab.Member) {
 }
 
 // acknowledged insists that every file whose push succeeded is in the store.
-func (f *failedOver) acknowledged() (n int) {
+func (f *failedOver) acknowledged() {
 	f.Helper()
 	has := f.names()
 	for _, m := range f.cluster.Members {
@@ -144,20 +142,20 @@ func (f *failedOver) acknowledged() (n int) {
 			f.Fatal(err)
 		}
 		for _, name := range strings.Fields(string(text)) {
-			if n++; !has[name] {
+			if f.acked++; !has[name] {
 				f.Errorf("%s was acknowledged to %s and is not in the store", name, m.Name)
 			}
 		}
 	}
-	if n < len(f.backlog) {
-		f.Errorf("only %d files were acknowledged", n)
+	if f.acked == 0 {
+		f.Error("no file was acknowledged")
 	}
-	return n
 }
 
 // seen holds what our program says of the archive against what is true.
-func (f *failedOver) seen(lost []string) {
+func (f *failedOver) seen() {
 	f.Helper()
+	lost := f.lost
 	var list struct {
 		Timelines []struct {
 			Missing []struct{ First, Last string }
