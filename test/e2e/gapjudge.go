@@ -197,11 +197,13 @@ func (f *failedOver) restores() {
 	commits := f.commits(1, 2)
 	var before []postgres.LSN
 	for key, c := range commits {
-		if key.Timeline == 1 && c.Start < f.fork {
+		if c.Start < f.fork {
 			before = append(before, c.Start)
+			commits[ledger.CommitKey{Timeline: 1, XID: key.XID}] = c // the new timeline begins with a copy of what it left
 		}
 	}
 	slices.Sort(before)
+	before = slices.Compact(before)
 	if len(before) < 2 {
 		f.Fatalf("%d commits before the fork", len(before))
 	}
