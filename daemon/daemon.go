@@ -16,6 +16,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // Options are what the daemon is made of.
@@ -25,7 +26,9 @@ type Options struct {
 	Load   func() (config.Config, error)
 	Reload <-chan os.Signal
 	// Open makes the store that a configuration names.
-	Open    func(config.Config) (Opener, error)
+	Open func(config.Config) (Opener, error)
+	// Pusher makes what brings WAL there; nil: nothing is kept, and no hole filled.
+	Pusher  func(config.Config) (*wal.Pusher, error)
 	Patroni patroni.Options
 	Version string
 	Log     *slog.Logger // may be nil
@@ -109,6 +112,14 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 			defer k.close()
 			every(ctx, localEvery, localTimeout, nil, func(ctx context.Context) { s.lookAtHost(ctx, k) })
 		})
+	}
+	if c.Cluster.DataDir != "" && s.pusher != nil {
+		keep := &keeper{dsn: k.dsn, pgdata: k.pgdata, state: c.Cluster.StateDir, work: make(chan []postgres.WALFile)}
+		all.Go(func() {
+			defer keep.close()
+			every(ctx, keepEvery(c.Archive.FillAfter), keepTimeout, nil, func(ctx context.Context) { s.keepRound(ctx, keep, time.Now()) })
+		})
+		all.Go(func() { s.fillWhat(ctx, keep) })
 	}
 	all.Go(func() { every(ctx, surveyEvery, surveyTimeout, s.again, s.lookAtStore) })
 	if s.watch != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/scheduler"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // service is one daemon at work. What reaches the outside are functions, so that
@@ -35,6 +36,7 @@ type service struct {
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
 	open    func(c config.Config) (Opener, error)
+	pushes  func(c config.Config) (*wal.Pusher, error)
 	done    func(ctx context.Context, id catalog.BackupID) (bool, error)
 	take    func(ctx context.Context, t task) (catalog.Manifest, error)
 	expire  func(ctx context.Context) (said []any, err error) // nil: nothing is ever removed
@@ -50,7 +52,9 @@ type service struct {
 	failed  string // the task that last failed here
 	refused string // what is wrong with the newest configuration, which is not in force
 	opener  Opener
+	pusher  *wal.Pusher
 	local   Local
+	keep    *Keep // nil: nothing is kept here
 	survey  surveyed
 	running map[string]*Running // by task
 	holds   map[string]hold     // by key: claims between turn and run
@@ -64,7 +68,7 @@ type claim interface {
 }
 
 // counts are since the start of the daemon.
-type counts struct{ committed, failed int }
+type counts struct{ committed, failed, filled int }
 
 // event says what happened, under a name that stays the same over releases.
 func (s *service) event(level slog.Level, event, text string, args ...any) {
@@ -72,7 +76,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 }
 
 func newService(o Options, c config.Config) (*service, error) {
-	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open,
+	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, pushes: o.Pusher,
 		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
@@ -80,7 +84,7 @@ func newService(o Options, c config.Config) (*service, error) {
 		s.me.Member = host
 	}
 	var err error
-	if s.opener, err = s.open(c); err != nil {
+	if s.opener, s.pusher, err = s.store(c); err != nil {
 		return nil, err
 	}
 	s.done, s.take, s.expire = s.committed, s.takeBackup, s.applyRetention
@@ -106,6 +110,14 @@ func newService(o Options, c config.Config) (*service, error) {
 	s.claim = func(ctx context.Context, key string) (claim, error) { return coordination.Claim(ctx, key, s.me.Member) }
 	s.close = func() { _, _ = observer.Close(), coordination.Close() }
 	return s, nil
+}
+
+// store makes what reads the store that a configuration names, and what writes WAL there.
+func (s *service) store(c config.Config) (opener Opener, pusher *wal.Pusher, err error) {
+	if opener, err = s.open(c); err == nil && s.pushes != nil {
+		pusher, err = s.pushes(c)
+	}
+	return opener, pusher, err
 }
 
 // entry is what the others are told of this daemon.
@@ -232,12 +244,12 @@ func (s *service) adopt(c config.Config) error {
 			return fmt.Errorf("%s: it changed, which takes a restart of the daemon", section.name)
 		}
 	}
-	opener, err := s.open(c)
+	opener, pusher, err := s.store(c)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.config, s.opener = c, opener
+	s.config, s.opener, s.pusher = c, opener, pusher
 	s.mu.Unlock()
 	s.schedule()
 	s.surveyAgain()

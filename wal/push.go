@@ -60,6 +60,11 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 	if src.unread != nil {
 		log.Warn("WAL file cannot be read to its end; it is archived as it is", "file", src.file.String(), "error", src.unread)
 	}
+	return p.push(ctx, path, src, log)
+}
+
+// push stores what was read from path.
+func (p *Pusher) push(ctx context.Context, path string, src source, log *slog.Logger) (catalog.PutOutcome, error) {
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
 	}

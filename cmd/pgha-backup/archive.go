@@ -20,17 +20,9 @@ func newArchivePushCommand(a *app) *cobra.Command {
 			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again.",
 		Args: exactly("<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := a.config
-			bucket, err := a.bucket()
+			pusher, err := a.pusher()
 			if err != nil {
 				return err
-			}
-			pusher := wal.Pusher{
-				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
-				Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
-				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
-				AskAlways: c.Repository().Type == config.TypeFile,
-				Log:       a.log, Now: a.now,
 			}
 			outcome, err := pusher.Push(cmd.Context(), args[0])
 			if err == nil {
@@ -39,6 +31,22 @@ func newArchivePushCommand(a *app) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// pusher archives with the configuration's promises.
+func (a *app) pusher() (*wal.Pusher, error) {
+	c := a.config
+	bucket, err := a.bucket()
+	if err != nil {
+		return nil, err
+	}
+	return &wal.Pusher{
+		Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
+		Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
+		DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
+		AskAlways: c.Repository().Type == config.TypeFile,
+		Log:       a.log, Now: a.now,
+	}, nil
 }
 
 // probe refuses a store that cannot do create-once writes.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/daemon"
+	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 func newDaemonCommand(a *app) *cobra.Command {
@@ -33,6 +34,11 @@ func newDaemonCommand(a *app) *cobra.Command {
 					reloaded := *a
 					reloaded.config = c
 					return reloaded.opener()
+				},
+				Pusher: func(c config.Config) (*wal.Pusher, error) {
+					reloaded := *a
+					reloaded.config = c
+					return reloaded.pusher()
 				},
 			})
 			if is[*daemon.RunningError](err) {

@@ -103,7 +103,9 @@ func (a *app) called(program string) ([]string, error) {
 func wanted(prefix []string) patroni.Setup {
 	line := func(args ...string) string { return restore.ShellCommand(slices.Concat(prefix, args)) }
 	return patroni.Setup{Program: filepath.Base(prefix[0]), Archive: line("archive-push", "%p"), Restore: line("archive-get", "%f", "%p"),
-		Replica: line("patroni", "create-replica")}
+		Replica: line("patroni", "create-replica"),
+		// Patroni does not promote where this fails, or where there is no such program.
+		Promote: restore.ShellCommand([]string{"/bin/sh", "-c", line("patroni", "pre-promote") + "; exit 0"})}
 }
 
 func (a *app) printSetup(s setup, prefix []string) error {
