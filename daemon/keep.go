@@ -150,7 +150,7 @@ func (k *keeper) settle(h wal.Holdings) {
 	if k.frontier.System == 0 {
 		k.frontier, _ = wal.ReadFrontier(k.state)
 	}
-	if k.frontier.System != h.System || !h.On(k.frontier.Segment) {
+	if s := k.frontier.Segment; k.frontier.System != h.System || !h.On(s) || s.Start(h.Size) > h.Reached {
 		at, _ := h.Frontier(min(h.Redo, h.Reached), func(postgres.WALFile) bool { return true })
 		k.frontier = wal.Frontier{System: h.System, Segment: at}
 	}

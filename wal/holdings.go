@@ -157,10 +157,10 @@ func (h Holdings) Frontier(from postgres.LSN, lacks func(postgres.WALFile) bool)
 	return branch[i].Segment, gone
 }
 
-// On tells whether a segment begins on the server's own branch, not beyond its end.
+// On tells whether a segment is the server's own branch's, in part at least.
 func (h Holdings) On(s postgres.Segment) bool {
-	start := s.Start(h.Size)
-	return start <= h.Reached && h.branch().Contains(s.Timeline, start)
+	own := h.branch()
+	return own.Contains(s.Timeline, s.Start(h.Size)) || own.Contains(s.Timeline, s.End(h.Size)-1)
 }
 
 // Forked is where the server's own timeline begins.

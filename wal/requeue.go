@@ -97,7 +97,7 @@ func (h Holdings) lacking(ctx context.Context, closed []postgres.WALFile, state 
 	if lacks, err := ask(ctx, h.System, closed, open); err == nil {
 		return slices.DeleteFunc(closed, func(f postgres.WALFile) bool { return !lacks[f] }), "the archive"
 	}
-	if f, err := ReadFrontier(state); err == nil && f.System == h.System && h.branch().Contains(f.Segment.Timeline, f.Segment.Start(h.Size)) {
+	if f, err := ReadFrontier(state); err == nil && f.System == h.System && h.On(f.Segment) {
 		return slices.DeleteFunc(closed, func(c postgres.WALFile) bool {
 			return c.Kind == postgres.WALSegment && c.Segment.Start(h.Size) < f.Segment.Start(h.Size)
 		}), "the daemon at " + f.At.UTC().Format(time.RFC3339)
