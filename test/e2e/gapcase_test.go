@@ -101,6 +101,9 @@ func failover(w *world, c gapCase) *failedOver {
 	w.Helper()
 	f := &failedOver{daemons: w.daemons(0), gapCase: c, journal: w.TempDir()}
 	leader := w.cluster.Leader()
+	for _, m := range w.cluster.Replicas() {
+		f.keeps(m)
+	}
 	f.stop = w.work(f.journal)
 	f.backup = w.backup(leader)
 	m := w.marker()
@@ -290,6 +293,22 @@ func (f *failedOver) makeAnew(m *lab.Member) {
 		return nil
 	})
 	f.cluster.WaitHealthy(time.Minute)
+	f.keeps(m)
+}
+
+// keeps waits until a standby keeps WAL: until then what it has may be recycled.
+func (f *failedOver) keeps(m *lab.Member) {
+	f.Helper()
+	if !f.slot {
+		return
+	}
+	lab.Poll(f, 30*time.Second, m.Name+" to keep WAL", func() error {
+		var n int
+		if m.QueryRow("select count(*) from pg_replication_slots where temporary and active and restart_lsn is not null", &n); n == 0 {
+			return errNotYet
+		}
+		return nil
+	})
 }
 
 // started is the first lines of a server's postmaster.pid: its process and its start.
@@ -366,6 +385,13 @@ func (f *failedOver) kill(leader *lab.Member) {
 		f.Fatalf("%s was promoted, not %s", next.Name, f.next.Name)
 	}
 	f.next = next
+	lab.Poll(f, 30*time.Second, next.Name+" to be promoted", func() error { // it has the lock before
+		var recovering bool
+		if next.QueryRow("select pg_is_in_recovery()", &recovering); recovering {
+			return errNotYet
+		}
+		return nil
+	})
 	// The checkpointer wins the race against everybody who would still copy from pg_wal.
 	next.Exec("checkpoint")
 	if f.back == atPromotion {
