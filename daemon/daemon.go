@@ -117,7 +117,7 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 		keep := &keeper{dsn: k.dsn, pgdata: k.pgdata, state: c.Cluster.StateDir, work: make(chan []postgres.WALFile)}
 		all.Go(func() {
 			defer keep.close()
-			every(ctx, keepEvery(c.Archive.FillAfter), keepTimeout, nil, func(ctx context.Context) { s.keepRound(ctx, keep, time.Now()) })
+			s.keepRounds(ctx, keep)
 		})
 		all.Go(func() { s.fillWhat(ctx, keep) })
 	}

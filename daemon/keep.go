@@ -47,7 +47,7 @@ type keeper struct {
 
 const (
 	keepTimeout = 15 * time.Second
-	askTimeout  = 5 * time.Second // of a round, the rest of which must not wait for the store
+	askTimeout  = 4 * time.Second // of a round, the rest of which must not wait for the store
 	keepRetry   = 30 * time.Second
 )
 
@@ -64,6 +64,21 @@ func (k *keeper) close() {
 		k.session.Close()
 	}
 	k.session, k.slot = nil, ""
+}
+
+// keepRounds makes rounds until ctx ends, not rarer while the store does not answer: the
+// disk goes on filling.
+func (s *service) keepRounds(ctx context.Context, k *keeper) {
+	for {
+		bounded, cancel := context.WithTimeout(ctx, keepTimeout)
+		s.keepRound(bounded, k, time.Now())
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(keepEvery(s.settings().Archive.FillAfter)):
+		}
+	}
 }
 
 // keepRound looks at this member's WAL and at the archive, holds the slot, and hands
