@@ -80,7 +80,10 @@ func TestCampaignGap(t *testing.T) {
 	}
 	play := func(name string, c gapCase, whole bool) {
 		if !done[name] {
-			t.Run(name, func(t *testing.T) { recorded(t, gapResult{Name: name, Seed: *seed, Case: c.String(), Whole: whole}, c) })
+			t.Run(name, func(t *testing.T) {
+				t.Parallel() // most of it is waiting
+				recorded(t, gapResult{Name: name, Seed: *seed, Case: c.String(), Whole: whole}, c)
+			})
 		}
 	}
 	t.Logf("seed %d", *seed)
