@@ -82,6 +82,8 @@ type Daemon struct {
 	Since   time.Time `json:"since"`
 	// Failed is the task that last failed here: another member's daemon should try it.
 	Failed string `json:"failed,omitempty"`
+	// Running are the backups that it takes now.
+	Running []string `json:"running,omitempty"`
 }
 
 // Member finds a member by name.

@@ -52,6 +52,14 @@ func assign(s situation) (from source, mine bool, why string) {
 			return passed
 		})
 	}
+	s.Want.Busy = map[string]int{}
+	for _, d := range s.Daemons {
+		for _, running := range d.Running {
+			if d.DataDir && running != s.Task {
+				s.Want.Busy[d.Member]++
+			}
+		}
+	}
 	s.Want.Waited = s.Want.Waited || s.Single && s.Me.DataDir // no replica's daemon will come
 	// Whose copy failed lets others try before it does so again.
 	fresh := t

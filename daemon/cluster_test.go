@@ -61,7 +61,7 @@ func TestPromotionEndsTheCopyOfAStandby(t *testing.T) {
 		for _, name := range []string{"n1", "n2", "n3"} {
 			defer w.start(name, minutely("prefer-replica")).end()
 		}
-		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(70 * time.Second)))
+		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(73 * time.Second))) // at no moment in which anybody asks anew
 		w.lead("n2")
 		time.Sleep(45 * time.Second)
 		if got := w.taken(); !slices.Equal(got, []string{"n1 of n1"}) || w.failures("n2") != 1 {
@@ -244,6 +244,42 @@ func TestExpiryIsDoneByOne(t *testing.T) {
 			if state.Job == expireJob && state.Last.Result != scheduler.Succeeded {
 				t.Errorf("n3 has %+v", state.Last)
 			}
+		}
+	})
+}
+
+// Where the first daemon cannot expire, the next one does, until the first can again.
+func TestExpiryGoesOnElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		done, denied := map[string]int{}, true
+		for _, name := range []string{"n1", "n2"} {
+			defer w.start(name, minutely("replica"), func(s *service) {
+				s.config.Retention.Schedule = "@every 10m"
+				s.expire = func(context.Context) ([]any, error) {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					if name == "n1" && denied {
+						return nil, errors.New("access denied")
+					}
+					done[name]++
+					return nil, nil
+				}
+			}).end()
+		}
+		time.Sleep(25 * time.Minute)
+		w.mu.Lock()
+		if done["n1"] != 0 || done["n2"] == 0 {
+			t.Errorf("while n1 is denied: %v", done)
+		}
+		denied = false
+		before := done["n2"]
+		w.mu.Unlock()
+		time.Sleep(40 * time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if done["n1"] < 3 || done["n2"] > before+1 {
+			t.Errorf("when n1 can again: %v", done)
 		}
 	})
 }

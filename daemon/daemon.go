@@ -16,7 +16,6 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
-	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // Options are what the daemon is made of.
@@ -27,8 +26,9 @@ type Options struct {
 	Reload <-chan os.Signal
 	// Open makes the store that a configuration names.
 	Open func(config.Config) (Opener, error)
-	// Pusher makes what brings WAL there; nil: nothing is kept, and no hole filled.
-	Pusher  func(config.Config) (*wal.Pusher, error)
+	// Clients makes the archive clients that a configuration names. If nil, no hook is served, and no hole filled.
+	Clients func(config.Config) (Clients, error)
+	HintOf  func(error) string // what a person can do about an error
 	Patroni patroni.Options
 	Version string
 	Log     *slog.Logger // may be nil
@@ -113,7 +113,10 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 			every(ctx, localEvery, localTimeout, nil, func(ctx context.Context) { s.lookAtHost(ctx, k) })
 		})
 	}
-	if c.Cluster.DataDir != "" && s.pusher != nil {
+	if l := s.listenHooks(); l != nil {
+		all.Go(func() { s.serveHooks(ctx, l) })
+	}
+	if s.hooks.fill != nil {
 		keep := &keeper{dsn: k.dsn, pgdata: k.pgdata, state: c.Cluster.StateDir, work: make(chan []postgres.WALFile)}
 		all.Go(func() {
 			defer keep.close()

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -33,6 +34,19 @@ func (k *keeper) due(offers []postgres.WALFile, lacks map[postgres.WALFile]bool,
 	}
 	k.since = since
 	return due
+}
+
+// settled tells that nobody needs to bring a file: at the last survey the archive had it,
+// or had let it expire, or began behind it.
+func settled(a catalog.Archive, f postgres.WALFile) bool {
+	i := slices.IndexFunc(a.Timelines, func(t catalog.TimelineWAL) bool { return t.Timeline == f.Segment.Timeline && len(t.Ranges) > 0 })
+	if i < 0 || f.Kind != postgres.WALSegment {
+		return false
+	}
+	n, t := f.Segment.Number(a.SegmentSize), a.Timelines[i]
+	return n <= t.Ranges[len(t.Ranges)-1].Last.Number(a.SegmentSize) && !slices.ContainsFunc(t.Missing, func(r catalog.Range) bool {
+		return r.First.Number(a.SegmentSize) <= n && n <= r.Last.Number(a.SegmentSize)
+	})
 }
 
 // offer hands over what is due, unless the last of it is still under way.
@@ -68,13 +82,13 @@ type filler struct {
 // before. Where one fails for want of the store, the others wait for the next round.
 func (s *service) fill(ctx context.Context, f *filler, dir string, due []postgres.WALFile) {
 	s.mu.Lock()
-	pusher := s.pusher
+	push := s.hooks.fill
 	s.mu.Unlock()
 	for _, file := range due {
 		if time.Since(f.tried[file]) < fillAgain {
 			continue
 		}
-		outcome, err := pusher.Fill(ctx, filepath.Join(dir, file.String()))
+		outcome, err := push(ctx, filepath.Join(dir, file.String()))
 		switch {
 		case err == nil && outcome == catalog.Stored:
 			s.mu.Lock()

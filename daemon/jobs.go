@@ -60,7 +60,7 @@ func (o once) Next(after time.Time) time.Time {
 func (s *service) schedule() { s.runner.SetJobs(s.jobs()) }
 
 // jobs are one for each schedule, one for the first backup of a repository without a
-// whole one, and one for expiry.
+// whole one, one for the backup behind a gap, and one for expiry.
 func (s *service) jobs() (all []scheduler.Job) {
 	s.mu.Lock()
 	c, v := s.config, s.survey
@@ -77,6 +77,11 @@ func (s *service) jobs() (all []scheduler.Job) {
 		first := c.Schedules[0]
 		first.Name, first.LatestStart, first.Attempts = catalog.FirstSchedule, 0, math.MaxInt
 		all = append(all, s.backupJob(first, once(v.Info.Created), time.Time{}))
+	}
+	if at := v.wantsGap(); !at.IsZero() && len(c.Schedules) > 0 {
+		gap := c.Schedules[0]
+		gap.Name, gap.LatestStart, gap.Attempts = catalog.GapSchedule, 0, math.MaxInt
+		all = append(all, s.backupJob(gap, once(at), time.Time{}))
 	}
 	if timetable, _ := c.Retention.Timetable(); timetable != nil && s.expire != nil {
 		all = append(all, scheduler.Job{Name: expireJob, Timetable: timetable, Attempts: 3, Delay: time.Minute, Ceiling: expireCeiling,
@@ -209,6 +214,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 	s.mu.Lock()
 	s.running[c.Name] = r
 	s.mu.Unlock()
+	s.showAgain()
 	s.event(slog.LevelInfo, "backup.started", "a backup begins", "backup", id, "source", h.from.Member, "why", h.from.Reason, "remote", h.from.Remote)
 	m, err := s.take(ctx, task{ID: id, Schedule: c, From: h.from, Events: s.events(id, r)})
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, catalog.ErrCommitted) {
@@ -224,6 +230,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 		s.counts.committed++
 	}
 	s.mu.Unlock()
+	s.showAgain()
 	switch {
 	case errors.Is(err, catalog.ErrCommitted):
 		s.event(slog.LevelInfo, "backup.overtaken", "another daemon committed this backup first; what this one stored is garbage", "backup", id)
@@ -287,13 +294,14 @@ func (s *service) missed(ctx context.Context, c config.Schedule, at time.Time, w
 	return nil
 }
 
-// expireDone tells that expiry is done by another: by the first daemon by name.
+// expireDone tells that expiry is done by another: by the first daemon by name of those
+// who did not fail at it last, for want of a right to delete for example.
 func (s *service) expireDone(ctx context.Context, _ time.Time) (bool, error) {
 	all, why := s.others(ctx)
 	if why != "" {
 		return false, errors.New(why)
 	}
-	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member }), nil
+	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member && d.Failed != expireJob }), nil
 }
 
 // expireTurn lets one daemon expire at a time.
@@ -310,8 +318,12 @@ func (s *service) runExpire(ctx context.Context, _ time.Time) error {
 	defer cancel(nil)
 	said, err := s.expire(ctx)
 	if err != nil {
+		s.failedAt(expireJob)
 		s.event(slog.LevelError, "expire.failed", "retention could not be applied", "error", err)
 		return err
+	}
+	if s.entry().Failed == expireJob {
+		s.failedAt("")
 	}
 	s.event(slog.LevelInfo, "expire.done", "retention was applied", said...)
 	s.surveyAgain()

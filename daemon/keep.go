@@ -152,11 +152,11 @@ func (k *keeper) look(ctx context.Context) (h wal.Holdings, err error) {
 
 func (s *service) lacks(ctx context.Context, k *keeper, system postgres.SystemIdentifier, wanted []postgres.WALFile) (map[postgres.WALFile]bool, error) {
 	s.mu.Lock()
-	open := s.opener
+	open, seen := s.opener, s.survey.Archive
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	return k.stock.Lacks(ctx, open(system), wanted)
+	return k.stock.Lacks(ctx, open(system), slices.DeleteFunc(slices.Clone(wanted), func(f postgres.WALFile) bool { return settled(seen, f) }))
 }
 
 // settle makes the frontier one of the server's own branch: what was written down last
@@ -281,15 +281,8 @@ func (k *keeper) create(ctx context.Context, s *service, now time.Time) {
 	k.retry = now.Add(keepRetry)
 	if err.Error() != k.refused {
 		k.refused = err.Error()
-		s.event(slog.LevelWarn, "keep.refused", "no slot keeps the WAL of this standby", "error", err, "hint", hintOf(err))
+		s.event(slog.LevelWarn, "keep.refused", "no slot keeps the WAL of this standby", "error", err, "hint", s.hintOf(err))
 	}
-}
-
-func hintOf(err error) string {
-	if e, ok := errors.AsType[*server.Error](err); ok {
-		return e.Hint()
-	}
-	return ""
 }
 
 // free are the bytes that a user may still write beside a file.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/wal"
@@ -77,6 +78,26 @@ func TestDue(t *testing.T) {
 		if got := k.due(all, lacks, now.Add(step.after), 30*time.Second); !slices.Equal(got, step.want) {
 			t.Errorf("step %d: %v, want %v", i, got, step.want)
 		}
+	}
+}
+
+// What the archive had, or has let go, nobody brings again; holes and what is new they do.
+func TestSettled(t *testing.T) {
+	segment := func(tli, n uint32) postgres.Segment {
+		return postgres.Segment{Timeline: postgres.TimelineID(tli), Seg: n}
+	}
+	a := catalog.Archive{SegmentSize: 16 * mib, Timelines: []catalog.TimelineWAL{
+		{Timeline: 1, Ranges: []catalog.Range{{First: segment(1, 4), Last: segment(1, 5)}, {First: segment(1, 8), Last: segment(1, 9)}},
+			Missing: []catalog.Range{{First: segment(1, 7), Last: segment(1, 7)}}},
+		{Timeline: 2, Missing: []catalog.Range{{First: segment(2, 9), Last: segment(2, 9)}}}}}
+	for s, want := range map[postgres.Segment]bool{segment(1, 3): true, segment(1, 4): true, segment(1, 6): true, segment(1, 7): false, segment(1, 8): true,
+		segment(1, 9): true, segment(1, 10): false, segment(2, 9): false, segment(2, 1): false, segment(3, 9): false} {
+		if got := settled(a, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}); got != want {
+			t.Errorf("%s: %t, want %t", s, got, want)
+		}
+	}
+	if settled(a, postgres.HistoryFile(1)) || settled(catalog.Archive{}, postgres.WALFile{Kind: postgres.WALSegment, Segment: segment(1, 4)}) {
+		t.Error("a history, or without a survey")
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/scheduler"
-	"github.com/pgha-backup/pgha-backup/wal"
 )
 
 // service is one daemon at work. What reaches the outside are functions, so that
@@ -31,20 +30,23 @@ type service struct {
 	view    view
 	beat    atomic.Int64 // when the main loop was last seen, in Unix nanoseconds
 
-	watch   func(ctx context.Context, each func(cluster.Topology, error)) // nil: no Patroni
-	join    func(ctx context.Context, d cluster.Daemon) error             // nil: single
+	watch   func(ctx context.Context, each func(cluster.Topology, error))                         // nil: no Patroni
+	join    func(ctx context.Context, entry func() cluster.Daemon, changed <-chan struct{}) error // nil: single
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
 	open    func(c config.Config) (Opener, error)
-	pushes  func(c config.Config) (*wal.Pusher, error)
+	wire    func(c config.Config) (hooks, error)
+	hintOf  func(error) string
 	done    func(ctx context.Context, id catalog.BackupID) (bool, error)
 	take    func(ctx context.Context, t task) (catalog.Manifest, error)
 	expire  func(ctx context.Context) (said []any, err error) // nil: nothing is ever removed
 	close   func()
 	runner  *scheduler.Runner
 
-	again  chan struct{} // a survey is wanted before its time
-	rejoin chan struct{} // what the others know of this daemon has changed
+	heard  map[string]time.Time // the audit's: since when each member could bring WAL
+	told   map[string]bool      // conflicts that an event told of; only lookAtStore uses it
+	again  chan struct{}        // a survey is wanted before its time
+	rejoin chan struct{}        // what the others know of this daemon has changed
 
 	mu      sync.Mutex
 	config  config.Config
@@ -52,10 +54,11 @@ type service struct {
 	failed  string // the task that last failed here
 	refused string // what is wrong with the newest configuration, which is not in force
 	opener  Opener
-	pusher  *wal.Pusher
+	hooks   hooks
 	local   Local
 	keep    *Keep // nil: nothing is kept here
 	survey  surveyed
+	gaps    []Gap               // of the newest survey
 	running map[string]*Running // by task
 	holds   map[string]hold     // by key: claims between turn and run
 	counts  counts
@@ -76,15 +79,20 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 }
 
 func newService(o Options, c config.Config) (*service, error) {
-	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, pushes: o.Pusher,
-		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
+	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, hintOf: o.HintOf,
+		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{},
+		heard: map[string]time.Time{}, told: map[string]bool{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
 	if s.me.Member == "" {
 		s.me.Member = host
 	}
 	var err error
-	if s.opener, s.pusher, err = s.store(c); err != nil {
+	s.wire = func(c config.Config) (hooks, error) { return newHooks(o, c) }
+	if s.opener, err = s.open(c); err == nil {
+		s.hooks, err = s.wire(c)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.done, s.take, s.expire = s.committed, s.takeBackup, s.applyRetention
@@ -112,40 +120,22 @@ func newService(o Options, c config.Config) (*service, error) {
 	return s, nil
 }
 
-// store makes what reads the store that a configuration names, and what writes WAL there.
-func (s *service) store(c config.Config) (opener Opener, pusher *wal.Pusher, err error) {
-	if opener, err = s.open(c); err == nil && s.pushes != nil {
-		pusher, err = s.pushes(c)
-	}
-	return opener, pusher, err
-}
-
 // entry is what the others are told of this daemon.
 func (s *service) entry() cluster.Daemon {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.me
 	d.Failed = s.failed
+	for _, r := range s.running {
+		d.Running = append(d.Running, string(r.Backup))
+	}
 	return d
 }
 
-// stayJoined shows this daemon to the others, anew whenever that changes.
+// stayJoined shows this daemon to the others.
 func (s *service) stayJoined(ctx context.Context) {
-	for ctx.Err() == nil {
-		joined, leave := context.WithCancel(ctx)
-		go func() {
-			defer leave()
-			select {
-			case <-s.rejoin:
-			case <-joined.Done():
-			}
-		}()
-		err := s.join(joined, s.entry())
-		leave()
-		if err != nil && ctx.Err() == nil {
-			s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
-			return
-		}
+	if err := s.join(ctx, s.entry, s.rejoin); err != nil {
+		s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
 	}
 }
 
@@ -154,6 +144,11 @@ func (s *service) failedAt(task string) {
 	s.mu.Lock()
 	s.failed = task
 	s.mu.Unlock()
+	s.showAgain()
+}
+
+// showAgain lets the others know what has changed here.
+func (s *service) showAgain() {
 	select {
 	case s.rejoin <- struct{}{}:
 	default: // it will be read
@@ -244,12 +239,16 @@ func (s *service) adopt(c config.Config) error {
 			return fmt.Errorf("%s: it changed, which takes a restart of the daemon", section.name)
 		}
 	}
-	opener, pusher, err := s.store(c)
+	opener, err := s.open(c)
+	if err != nil {
+		return err
+	}
+	hooks, err := s.wire(c)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.config, s.opener, s.pusher = c, opener, pusher
+	s.config, s.opener, s.hooks = c, opener, hooks
 	s.mu.Unlock()
 	s.schedule()
 	s.surveyAgain()

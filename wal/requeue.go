@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -29,6 +30,10 @@ type Requeued struct {
 	By              string // who said what is lacking
 }
 
+func (r Requeued) String() string {
+	return fmt.Sprintf("%d of %d files that the archive lacks queued again, as known from %s", r.Queued, r.Lacking, r.By)
+}
+
 // Requeue turns .done into .ready for what the archive lacks of the server's own branch,
 // before the server is promoted: a standby marks what it receives as archived, and
 // PostgreSQL would never archive it (R14).
@@ -54,7 +59,7 @@ func Requeue(ctx context.Context, dataDir, state string, open func(postgres.Syst
 		}
 		mark := filepath.Join(h.Dir, "archive_status", file.String())
 		if err := os.Rename(mark+".done", mark+".ready"); err != nil {
-			return r, err
+			return r, fmt.Errorf("queue again, after %d of %d files: %w", r.Queued, r.Lacking, err)
 		}
 		r.Queued++
 	}

@@ -58,6 +58,13 @@ func (a *app) load() (err error) {
 	return nil
 }
 
+// with is the same program with another configuration.
+func (a *app) with(c config.Config) *app {
+	other := *a
+	other.config = c
+	return &other
+}
+
 // store is the driver itself, without retries.
 func (a *app) store() (storage.Bucket, error) {
 	r := a.config.Repository()
@@ -117,7 +124,7 @@ func (a *app) opener() (daemon.Opener, error) {
 func (a *app) options() catalog.Options {
 	r := a.config.Repository()
 	name, level, _ := codec.Parse(r.Codec, r.Level) // validated
-	return catalog.Options{Codec: name, Level: level, PartSize: int(a.config.Backup.PartSize)}
+	return catalog.Options{Codec: name, Level: level, Author: a.config.Cluster.Member, PartSize: int(a.config.Backup.PartSize)}
 }
 
 // print shows a document as JSON where that is asked for, else as text does.

@@ -148,7 +148,7 @@ func TestKeepGivesWay(t *testing.T) {
 	standby.says("keep.broken", 1)
 
 	// The slot goes before the disk is full.
-	standby.configure("keep_on_standby: 64MiB, fill_after: 1s, full_below: 1PiB")
+	standby.configure("keep_on_standby: 64MiB, fill_after: 1s, full_below: 1000TiB")
 	standby.reload()
 	standby.says("keep.released", 1)
 	standby.until(10*time.Second, "no slot", func(s daemon.Status) bool { return s.Keep != nil && s.Keep.Slot == "" && s.Keep.Problem != "" })
