@@ -140,8 +140,8 @@ func gapWorld(t *testing.T, m means) *world {
 	if m.filler {
 		archive[2] = "fill_after: 2s"
 	}
-	return newWorld(t, worldOptions{proxied: true, acked: true, prePromote: m.hook, parameters: map[string]string{"wal_keep_size": "16MB"},
-		extra: "archive: {" + strings.Join(archive, ", ") + "}\ndaemon: {listen: \"{host}:8018\"}\n"})
+	return newWorld(t, worldOptions{proxied: true, hooked: true, prePromote: m.hook, parameters: map[string]string{"wal_keep_size": "16MB"},
+		extra: "archive: {" + strings.Join(archive, ", ") + "}\ndaemon: {listen: \"{host}:8018\", socket: {home}/state/socket}\n"})
 }
 
 // switches closes n segments, each with something of the load in it.

@@ -156,29 +156,29 @@ func (f *failedOver) acknowledged() {
 func (f *failedOver) seen() {
 	f.Helper()
 	lost := f.lost
-	var list struct {
-		Timelines []struct {
-			Missing []struct{ First, Last string }
+	var audit struct {
+		Gaps []struct {
+			First    string
+			Segments int
 		}
 	}
-	if err := json.Unmarshal([]byte(f.do(f.next, "wal", "list", "--format", "json").stdout), &list); err != nil {
-		f.Fatal(err)
+	list := f.do(f.next, "wal", "gaps", "--format", "json")
+	if err := json.Unmarshal([]byte(list.stdout), &audit); err != nil {
+		f.Fatalf("%v: %s", err, list)
 	}
-	var said []string
-	for _, t := range list.Timelines {
-		for _, r := range t.Missing {
-			said = append(said, r.First, r.Last)
-		}
+	said := 0
+	for _, g := range audit.Gaps {
+		said += g.Segments
 	}
-	code := 0
+	gaps, verify := 0, 0
 	if len(lost) > 0 {
-		code = 9
+		gaps, verify = 10, 9
 	}
-	if r := f.do(f.next, "verify", "--level", "presence"); r.code != code {
+	if list.code != gaps || said != len(lost) || len(lost) > 0 && audit.Gaps[0].First != lost[0] {
+		f.Errorf("the archive lacks %v; wal gaps: %s", lost, list)
+	}
+	if r := f.do(f.next, "verify", "--level", "presence"); r.code != verify {
 		f.Errorf("the archive lacks %v; verify: %s", lost, r)
-	}
-	if (len(said) > 0) != (len(lost) > 0) || len(lost) > 0 && (said[0] != lost[0] || said[len(said)-1] != lost[len(lost)-1]) {
-		f.Errorf("the archive lacks %v; wal list says %v", lost, said)
 	}
 	if len(lost) > 0 {
 		if _, r := f.tryRestore(f.next, "--target-time", stamp(f.before.at)); r.code != 0 {

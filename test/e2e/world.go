@@ -40,11 +40,12 @@ type worldOptions struct {
 	patroni map[string]any // more of each patroni.yml
 	// More of PostgreSQL's parameters.
 	parameters map[string]string
-	// Each file whose push succeeded is written down, in acked-<member>.
-	acked bool
+	// The server's commands are pgha-wal, and each file whose push succeeded is written
+	// down, in acked-<member>.
+	hooked bool
 	// Patroni calls ours before it promotes.
 	prePromote bool
-	extra      string // more lines of our configuration; {host} is the member's address
+	extra      string // more lines of our configuration; {host} is the member's address, {home} its directory
 }
 
 func newWorld(t *testing.T, o worldOptions) *world {
@@ -61,9 +62,10 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		endpoint = "http://" + w.proxy.Addr()
 	}
 	ours := w.binary + " --config " + run.Path("pgha-{member}.yaml")
-	push := ours + " archive-push %p"
-	if o.acked {
-		push += " && echo %f >> " + run.Path("acked-{member}")
+	client, written := ours, ""
+	if o.hooked {
+		client = run.Build("pgha-wal") + " --socket {home}/state/socket --config " + run.Path("pgha-{member}.yaml")
+		written = " && echo %f >> " + run.Path("acked-{member}")
 	}
 	if o.prePromote {
 		o.patroni = map[string]any{"postgresql": map[string]any{"pre_promote": ours + " patroni pre-promote"}}
@@ -72,9 +74,9 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	maps.Copy(parameters, o.parameters)
 	w.cluster = lab.StartCluster(t, lab.ClusterOptions{
 		Members: o.members, Major: o.major, Etcd: o.etcd, HAProxy: true, Extra: o.patroni,
-		Parameters: parameters, ArchiveCommand: push, RestoreCommand: ours + " archive-get %f %p",
+		Parameters: parameters, ArchiveCommand: client + " archive-push %p" + written, RestoreCommand: client + " archive-get %f %p",
 		Prepare: func(m *lab.Member) {
-			text := w.config(m, endpoint) + strings.ReplaceAll(o.extra, "{host}", m.Host)
+			text := w.config(m, endpoint) + strings.NewReplacer("{host}", m.Host, "{home}", m.Home).Replace(o.extra)
 			run.WriteFile(m.User, 0o600, text, "pgha-"+m.Name+".yaml")
 			run.Mkdir(m.User, 0o700, filepath.Base(m.Home), "state")
 			run.WriteFile(m.User, 0o644, "", "acked-"+m.Name)
