@@ -29,11 +29,6 @@ type Report struct {
 	Findings          []Finding
 }
 
-// OK says whether the store can do everything.
-func (r Report) OK() bool {
-	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.OK })
-}
-
 // check is one trial. It returns what it saw; an error that is a *fault is a
 // property of the store, any other one ends the probe.
 type check struct {
