@@ -52,6 +52,12 @@ func assign(s situation) (from source, mine bool, why string) {
 			return passed
 		})
 	}
+	s.Want.Busy = map[string]int{}
+	for _, d := range s.Daemons {
+		if d.DataDir {
+			s.Want.Busy[d.Member] = d.Busy
+		}
+	}
 	s.Want.Waited = s.Want.Waited || s.Single && s.Me.DataDir // no replica's daemon will come
 	// Whose copy failed lets others try before it does so again.
 	fresh := t

@@ -82,6 +82,15 @@ func TestAssignAgrees(t *testing.T) {
 	}
 }
 
+func TestAssignSparesTheBusy(t *testing.T) {
+	all := beside("n1", "n2", "n3")
+	all[1].Busy = 1
+	from, mine, why := assign(situation{Topology: three(), Want: cluster.SourceWant{Policy: cluster.PreferReplica}, Daemons: all, Me: all[2]})
+	if !mine || from.Member != "n3" {
+		t.Errorf("%+v %v %q: n2 takes a backup already", from, mine, why)
+	}
+}
+
 func TestSingleTakesItsOwn(t *testing.T) {
 	me := beside("n1")[0]
 	from, mine, why := assign(situation{Topology: three(), Want: cluster.SourceWant{Policy: cluster.PreferReplica}, Daemons: []cluster.Daemon{me}, Me: me, Single: true})

@@ -248,6 +248,42 @@ func TestExpiryIsDoneByOne(t *testing.T) {
 	})
 }
 
+// Where the first daemon cannot expire, the next one does, until the first can again.
+func TestExpiryGoesOnElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		done, denied := map[string]int{}, true
+		for _, name := range []string{"n1", "n2"} {
+			defer w.start(name, minutely("replica"), func(s *service) {
+				s.config.Retention.Schedule = "@every 10m"
+				s.expire = func(context.Context) ([]any, error) {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					if name == "n1" && denied {
+						return nil, errors.New("access denied")
+					}
+					done[name]++
+					return nil, nil
+				}
+			}).end()
+		}
+		time.Sleep(25 * time.Minute)
+		w.mu.Lock()
+		if done["n1"] != 0 || done["n2"] == 0 {
+			t.Errorf("while n1 is denied: %v", done)
+		}
+		denied = false
+		before := done["n2"]
+		w.mu.Unlock()
+		time.Sleep(40 * time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if done["n1"] < 3 || done["n2"] > before+1 {
+			t.Errorf("when n1 can again: %v", done)
+		}
+	})
+}
+
 // A daemon that saw an empty store at first learns what is its to do when another has
 // made the repository, also where a whole backup is there by the second look.
 func TestJobsFollowTheRepository(t *testing.T) {

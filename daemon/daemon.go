@@ -25,7 +25,10 @@ type Options struct {
 	Load   func() (config.Config, error)
 	Reload <-chan os.Signal
 	// Open makes the store that a configuration names.
-	Open    func(config.Config) (Opener, error)
+	Open func(config.Config) (Opener, error)
+	// Clients makes the archive clients that a configuration names. If nil, no hook is served.
+	Clients func(config.Config) (Clients, error)
+	HintOf  func(error) string // what a person can do about an error
 	Patroni patroni.Options
 	Version string
 	Log     *slog.Logger // may be nil
@@ -109,6 +112,9 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 			defer k.close()
 			every(ctx, localEvery, localTimeout, nil, func(ctx context.Context) { s.lookAtHost(ctx, k) })
 		})
+	}
+	if l := s.listenHooks(); l != nil {
+		all.Go(func() { s.serveHooks(ctx, l) })
 	}
 	all.Go(func() { every(ctx, surveyEvery, surveyTimeout, s.again, s.lookAtStore) })
 	if s.watch != nil {

@@ -209,6 +209,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 	s.mu.Lock()
 	s.running[c.Name] = r
 	s.mu.Unlock()
+	s.showAgain()
 	s.event(slog.LevelInfo, "backup.started", "a backup begins", "backup", id, "source", h.from.Member, "why", h.from.Reason, "remote", h.from.Remote)
 	m, err := s.take(ctx, task{ID: id, Schedule: c, From: h.from, Events: s.events(id, r)})
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, catalog.ErrCommitted) {
@@ -224,6 +225,7 @@ func (s *service) run(ctx context.Context, c config.Schedule, at time.Time) erro
 		s.counts.committed++
 	}
 	s.mu.Unlock()
+	s.showAgain()
 	switch {
 	case errors.Is(err, catalog.ErrCommitted):
 		s.event(slog.LevelInfo, "backup.overtaken", "another daemon committed this backup first; what this one stored is garbage", "backup", id)
@@ -287,13 +289,14 @@ func (s *service) missed(ctx context.Context, c config.Schedule, at time.Time, w
 	return nil
 }
 
-// expireDone tells that expiry is done by another: by the first daemon by name.
+// expireDone tells that expiry is done by another: by the first daemon by name of those
+// who did not fail at it last, for want of a right to delete for example.
 func (s *service) expireDone(ctx context.Context, _ time.Time) (bool, error) {
 	all, why := s.others(ctx)
 	if why != "" {
 		return false, errors.New(why)
 	}
-	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member }), nil
+	return slices.ContainsFunc(all, func(d cluster.Daemon) bool { return d.Member < s.me.Member && d.Failed != expireJob }), nil
 }
 
 // expireTurn lets one daemon expire at a time.
@@ -310,8 +313,12 @@ func (s *service) runExpire(ctx context.Context, _ time.Time) error {
 	defer cancel(nil)
 	said, err := s.expire(ctx)
 	if err != nil {
+		s.failedAt(expireJob)
 		s.event(slog.LevelError, "expire.failed", "retention could not be applied", "error", err)
 		return err
+	}
+	if s.entry().Failed == expireJob {
+		s.failedAt("")
 	}
 	s.event(slog.LevelInfo, "expire.done", "retention was applied", said...)
 	s.surveyAgain()

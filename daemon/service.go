@@ -30,11 +30,13 @@ type service struct {
 	view    view
 	beat    atomic.Int64 // when the main loop was last seen, in Unix nanoseconds
 
-	watch   func(ctx context.Context, each func(cluster.Topology, error)) // nil: no Patroni
-	join    func(ctx context.Context, d cluster.Daemon) error             // nil: single
+	watch   func(ctx context.Context, each func(cluster.Topology, error))                         // nil: no Patroni
+	join    func(ctx context.Context, entry func() cluster.Daemon, changed <-chan struct{}) error // nil: single
 	daemons func(ctx context.Context) ([]cluster.Daemon, error)
 	claim   func(ctx context.Context, key string) (claim, error)
 	open    func(c config.Config) (Opener, error)
+	wire    func(c config.Config) (hooks, error)
+	hintOf  func(error) string
 	done    func(ctx context.Context, id catalog.BackupID) (bool, error)
 	take    func(ctx context.Context, t task) (catalog.Manifest, error)
 	expire  func(ctx context.Context) (said []any, err error) // nil: nothing is ever removed
@@ -50,6 +52,7 @@ type service struct {
 	failed  string // the task that last failed here
 	refused string // what is wrong with the newest configuration, which is not in force
 	opener  Opener
+	hooks   hooks
 	local   Local
 	survey  surveyed
 	running map[string]*Running // by task
@@ -72,7 +75,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 }
 
 func newService(o Options, c config.Config) (*service, error) {
-	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open,
+	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, hintOf: o.HintOf,
 		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
@@ -80,7 +83,11 @@ func newService(o Options, c config.Config) (*service, error) {
 		s.me.Member = host
 	}
 	var err error
-	if s.opener, err = s.open(c); err != nil {
+	s.wire = func(c config.Config) (hooks, error) { return newHooks(o, c) }
+	if s.opener, err = s.open(c); err == nil {
+		s.hooks, err = s.wire(c)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.done, s.take, s.expire = s.committed, s.takeBackup, s.applyRetention
@@ -113,27 +120,14 @@ func (s *service) entry() cluster.Daemon {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.me
-	d.Failed = s.failed
+	d.Failed, d.Busy = s.failed, len(s.running)
 	return d
 }
 
-// stayJoined shows this daemon to the others, anew whenever that changes.
+// stayJoined shows this daemon to the others.
 func (s *service) stayJoined(ctx context.Context) {
-	for ctx.Err() == nil {
-		joined, leave := context.WithCancel(ctx)
-		go func() {
-			defer leave()
-			select {
-			case <-s.rejoin:
-			case <-joined.Done():
-			}
-		}()
-		err := s.join(joined, s.entry())
-		leave()
-		if err != nil && ctx.Err() == nil {
-			s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
-			return
-		}
+	if err := s.join(ctx, s.entry, s.rejoin); err != nil {
+		s.event(slog.LevelError, "etcd.refused", "etcd does not let this daemon join the others", "error", err)
 	}
 }
 
@@ -142,6 +136,11 @@ func (s *service) failedAt(task string) {
 	s.mu.Lock()
 	s.failed = task
 	s.mu.Unlock()
+	s.showAgain()
+}
+
+// showAgain lets the others know what has changed here.
+func (s *service) showAgain() {
 	select {
 	case s.rejoin <- struct{}{}:
 	default: // it will be read
@@ -236,8 +235,12 @@ func (s *service) adopt(c config.Config) error {
 	if err != nil {
 		return err
 	}
+	hooks, err := s.wire(c)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.config, s.opener = c, opener
+	s.config, s.opener, s.hooks = c, opener, hooks
 	s.mu.Unlock()
 	s.schedule()
 	s.surveyAgain()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -25,8 +26,8 @@ type Getter struct {
 	Bucket   storage.Bucket
 	Identity string // names the bucket on this host, as "s3://endpoint/bucket"
 	Scope    string
-	DataDir  string // as DataDir found it; may be empty
-	Mode     Mode
+	DataDir  string // as hook.DataDir found it; may be empty
+	Mode     hook.Mode
 	State    string // directory for small notes; may be empty or unwritable
 	Spool    string // directory for segments fetched ahead; empty: none are
 	Batch    int    // segments fetched by one Get, its own included; 0 is DefaultBatch
@@ -36,7 +37,7 @@ type Getter struct {
 
 // Get puts the file under dest, PostgreSQL's %f and %p, and returns when it is
 // there and nothing is left running. The error is an *AbsentError if that is
-// proven; every other error is trouble, see Mode.ExitCode.
+// proven; every other error is trouble, see ExitCode.
 func (g *Getter) Get(ctx context.Context, name, dest string) error {
 	file, err := postgres.ParseWALFile(name)
 	if err != nil {
@@ -89,11 +90,11 @@ type retrieval struct {
 // falls back to the parent's history in pg_wal, but without one it would write a
 // history that has lost its ancestors.
 func (r *retrieval) quick() bool {
-	if r.Mode == Promotion && r.file.Kind == postgres.WALHistory {
+	if r.Mode == hook.Promotion && r.file.Kind == postgres.WALHistory {
 		_, err := os.Stat(filepath.Join(filepath.Dir(r.dest), r.file.String()))
 		return err == nil
 	}
-	return r.Mode == Standby || r.Mode == Promotion
+	return r.Mode == hook.Standby || r.Mode == hook.Promotion
 }
 
 // untilStalled tries until it has the file, its absence is proven, or no try got

@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
 	"github.com/pgha-backup/pgha-backup/storage/mem"
 )
 
-func getter(bucket storage.Bucket, dir string, mode Mode) *Getter {
+func getter(bucket storage.Bucket, dir string, mode hook.Mode) *Getter {
 	return &Getter{Bucket: bucket, Identity: "test", Scope: "main", DataDir: dir, Mode: mode,
 		Timeouts: Timeouts{Recovery: 300 * time.Millisecond, Standby: 300 * time.Millisecond, Rewind: 300 * time.Millisecond}}
 }
@@ -30,7 +31,7 @@ func TestGetBatch(t *testing.T) {
 	inner := mem.New()
 	archive(t, inner, dir)
 	bucket := faulty.New(inner, nil)
-	g := getter(bucket, dir, Recovery)
+	g := getter(bucket, dir, hook.Recovery)
 	g.Spool, g.Timeouts = t.TempDir(), Timeouts{}
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	for i, segment := range segments {
@@ -71,7 +72,7 @@ func TestGetElsewhere(t *testing.T) {
 	dir, segments := pgdata(t)
 	bucket := mem.New()
 	archive(t, bucket, dir)
-	g := getter(bucket, dir, Rewind)
+	g := getter(bucket, dir, hook.Rewind)
 	g.Spool = t.TempDir()
 	dest := filepath.Join(t.TempDir(), segments[0])
 	if err := g.Get(t.Context(), segments[0], dest); err != nil {
@@ -87,7 +88,7 @@ func TestGetSpoolWindow(t *testing.T) {
 	dir, segments := pgdata(t)
 	bucket := mem.New()
 	archive(t, bucket, dir)
-	g := getter(bucket, dir, Recovery)
+	g := getter(bucket, dir, hook.Recovery)
 	g.Spool, g.Batch, g.Timeouts = t.TempDir(), 3, Timeouts{}
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	if err := g.Get(t.Context(), segments[0], dest); err != nil {
@@ -122,7 +123,7 @@ func TestGetAbsent(t *testing.T) {
 	archive(t, bucket, dir)
 	dest := filepath.Join(t.TempDir(), "dest")
 	absent := func(name string, bucket storage.Bucket) bool {
-		err := getter(bucket, dir, Rewind).Get(t.Context(), name, dest)
+		err := getter(bucket, dir, hook.Rewind).Get(t.Context(), name, dest)
 		if err == nil {
 			t.Fatalf("%s is there", name)
 		}
@@ -160,7 +161,7 @@ func TestGetAbsent(t *testing.T) {
 	// Whichever call fails, absence is not said.
 	for n := 1; ; n++ {
 		b := faulty.New(bucket, faulty.From(n, faulty.ErrInjected))
-		err := getter(b, dir, Rewind).Get(t.Context(), "0000000100000000000000FF", dest)
+		err := getter(b, dir, hook.Rewind).Get(t.Context(), "0000000100000000000000FF", dest)
 		_, is := errors.AsType[*AbsentError](err)
 		if is && len(b.Calls()) < n {
 			break
@@ -206,8 +207,8 @@ func TestGetDamaged(t *testing.T) {
 			t.Fatal(err)
 		}
 		to := t.TempDir()
-		err := getter(bucket, dir, Recovery).Get(t.Context(), segments[1], filepath.Join(to, "RECOVERYXLOG"))
-		if !errors.Is(err, codec.ErrCorrupt) || Recovery.ExitCode(err) != 200 || Standby.ExitCode(err) != 75 {
+		err := getter(bucket, dir, hook.Recovery).Get(t.Context(), segments[1], filepath.Join(to, "RECOVERYXLOG"))
+		if !errors.Is(err, codec.ErrCorrupt) || ExitCode(hook.Recovery, err) != 200 || ExitCode(hook.Standby, err) != 75 {
 			t.Errorf("%s: %v", name, err)
 		}
 		if left := files(t, to); len(left) > 0 {
@@ -230,7 +231,7 @@ func TestGetRecoveryWaits(t *testing.T) {
 			}
 			return f
 		})
-		g := getter(down, dir, Recovery)
+		g := getter(down, dir, hook.Recovery)
 		g.Timeouts = Timeouts{}
 		if err := g.Get(t.Context(), segments[0], dest); err != nil {
 			t.Errorf("after an outage of 14 minutes: %v", err)
@@ -238,7 +239,7 @@ func TestGetRecoveryWaits(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		g := getter(faulty.New(inner, faulty.From(1, faulty.ErrInjected)), dir, Recovery)
+		g := getter(faulty.New(inner, faulty.From(1, faulty.ErrInjected)), dir, hook.Recovery)
 		g.Timeouts = Timeouts{}
 		err := g.Get(t.Context(), segments[0], dest)
 		if _, ok := errors.AsType[*StalledError](err); !ok || time.Since(begin) != 15*time.Minute {
@@ -251,7 +252,7 @@ func TestGetRecoveryWaits(t *testing.T) {
 		cut := faulty.New(inner, func(faulty.Call) faulty.Fault {
 			return faulty.Fault{Body: func(r io.ReadCloser) io.ReadCloser { return broken{io.LimitReader(r, 4000), r} }}
 		})
-		g := getter(cut, dir, Recovery)
+		g := getter(cut, dir, hook.Recovery)
 		g.Timeouts = Timeouts{}
 		if err := g.Get(t.Context(), segments[0], dest); err == nil || time.Since(begin) > 16*time.Minute {
 			t.Errorf("%v after %s", err, time.Since(begin))
@@ -277,7 +278,7 @@ func (b broken) Read(p []byte) (int, error) {
 func TestGetStandbyIsQuick(t *testing.T) {
 	dir, segments := pgdata(t)
 	hole := faulty.New(mem.New(), func(faulty.Call) faulty.Fault { return faulty.Fault{Delay: time.Hour} })
-	g := getter(hole, dir, Standby)
+	g := getter(hole, dir, hook.Standby)
 	g.State, g.Timeouts = t.TempDir(), Timeouts{}
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	get := func(ctx context.Context) (took time.Duration, err error) {
@@ -295,7 +296,7 @@ func TestGetStandbyIsQuick(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := len(hole.Calls())
-	if _, err := get(t.Context()); err == nil || len(hole.Calls()) != asked || Standby.ExitCode(err) != 75 {
+	if _, err := get(t.Context()); err == nil || len(hole.Calls()) != asked || ExitCode(hook.Standby, err) != 75 {
 		t.Errorf("second: %v after %d more calls", err, len(hole.Calls())-asked)
 	}
 	old := time.Now().Add(-failureAge)
@@ -310,54 +311,5 @@ func TestGetStandbyIsQuick(t *testing.T) {
 	}
 	if _, err := os.Stat(g.failureNote()); err == nil {
 		t.Error("the note of a failure outlives a success")
-	}
-}
-
-func TestModeOf(t *testing.T) {
-	for _, c := range []struct {
-		signals string
-		dest    string
-		want    Mode
-	}{
-		{"", "pg_wal/RECOVERYXLOG", Recovery}, // called from elsewhere: it cannot be told
-		{"PG_VERSION", "pg_wal/RECOVERYXLOG", Promotion},
-		{"PG_VERSION", "pg_wal/RECOVERYHISTORY", Promotion},
-		{"", "pg_wal/000000010000000000000001", Rewind},
-		{"recovery.signal", "pg_wal/RECOVERYXLOG", Recovery},
-		{"recovery.signal", "elsewhere", Recovery},
-		{"standby.signal", "pg_wal/RECOVERYXLOG", Standby},
-		{"standby.signal", "pg_wal/000000010000000000000001", Rewind},
-		{"recovery.signal standby.signal", "pg_wal/RECOVERYXLOG", Standby},
-	} {
-		dir := t.TempDir()
-		for _, name := range strings.Fields(c.signals) {
-			write(t, filepath.Join(dir, name), nil)
-		}
-		if got := ModeOf(dir, c.dest); got != c.want {
-			t.Errorf("%q %s: %s, want %s", c.signals, c.dest, got, c.want)
-		}
-	}
-}
-
-func TestDataDir(t *testing.T) {
-	dir, _ := pgdata(t)
-	t.Chdir(dir)
-	for path, want := range map[string]string{
-		"pg_wal/RECOVERYXLOG":                    ".",
-		filepath.Join(dir, "pg_wal", "X"):        dir,
-		filepath.Join(dir, "pg_wal", "sub", "X"): dir,
-		"/elsewhere/pg_wal/X":                    ".",
-		"../" + filepath.Base(dir) + "/pg_wal/X": "../" + filepath.Base(dir),
-	} {
-		if got := DataDir(path, "/configured"); got != want {
-			t.Errorf("%s: %q, want %q", path, got, want)
-		}
-	}
-	t.Chdir(t.TempDir())
-	if got := DataDir("/elsewhere/pg_wal/X", dir); got != dir {
-		t.Errorf("configured: %q", got)
-	}
-	if got := DataDir("X", ""); got != "" {
-		t.Errorf("none: %q", got)
 	}
 }

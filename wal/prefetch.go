@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -38,7 +39,7 @@ func (r *retrieval) fromSpool() bool {
 
 // spool is nil where nothing is fetched ahead.
 func (r *retrieval) spool() *spool {
-	if r.Spool == "" || r.ahead() == 0 || r.system == 0 || r.file.Kind != postgres.WALSegment || filepath.Base(r.dest) != recoveryXLOG {
+	if r.Spool == "" || r.ahead() == 0 || r.system == 0 || r.file.Kind != postgres.WALSegment || filepath.Base(r.dest) != hook.RecoveryXLOG {
 		return nil
 	}
 	s, err := openSpool(r.Spool, r.Identity+"\n"+r.Scope, r.DataDir, r.system)

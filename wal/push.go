@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
@@ -79,7 +80,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 
 // settle finds out whose file it is, and refuses it if it is not ours to archive.
 func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
-	dataDir := DataDir(path, p.DataDir)
+	dataDir := hook.DataDir(path, p.DataDir)
 	control, err := ReadControl(dataDir)
 	switch {
 	case err == nil && src.system == 0:

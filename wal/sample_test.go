@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -108,6 +109,6 @@ func must(t *testing.T, dir string) postgres.SystemIdentifier {
 // dir is the directory of a getter's spool.
 func (r *retrieval) spoolDir(t *testing.T) string {
 	t.Helper()
-	r.file, r.dest = postgres.WALFile{Kind: postgres.WALSegment}, recoveryXLOG
+	r.file, r.dest = postgres.WALFile{Kind: postgres.WALSegment}, hook.RecoveryXLOG
 	return r.spool().dir
 }

@@ -114,6 +114,14 @@ func (k *Claim) renew(until time.Time) (held, kept bool) {
 	return held, err == nil
 }
 
+// put changes what the key says.
+func (k *Claim) put(value string) error {
+	_, err := ask(k.ctx, k.c.etcd, func(ctx context.Context, client *clientv3.Client) (*clientv3.PutResponse, error) {
+		return client.Put(ctx, k.key, value, clientv3.WithLease(k.lease))
+	})
+	return err
+}
+
 // revoke ends the lease and with it removes the key, also after ctx has ended. What
 // fails here the lease's own end will do.
 func (k *Claim) revoke(ctx context.Context) {

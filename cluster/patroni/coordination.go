@@ -36,17 +36,22 @@ func NewCoordination(o Options) (*Coordination, error) {
 }
 
 // Join shows the daemon to the others until ctx ends; then the daemon is withdrawn
-// and Join returns. It goes on while etcd is away, and joins again when its lease
-// was lost. Its only error is a name that cannot be one.
-func (c *Coordination) Join(ctx context.Context, d cluster.Daemon) error {
-	if d.Member == "" || strings.Contains(d.Member, "/") {
-		return fmt.Errorf("join the daemons of the cluster: %q cannot be a member's name", d.Member)
+// and Join returns. What it is, entry says, again after each value of changed. It goes
+// on while etcd is away, and joins again when its lease was lost. Its only error is a
+// name that cannot be one.
+func (c *Coordination) Join(ctx context.Context, entry func() cluster.Daemon, changed <-chan struct{}) error {
+	member := entry().Member
+	if member == "" || strings.Contains(member, "/") {
+		return fmt.Errorf("join the daemons of the cluster: %q cannot be a member's name", member)
 	}
-	log := c.o.Log.With("member", d.Member)
-	value, _ := json.Marshal(d) // of strings and numbers
+	text := func() string {
+		value, _ := json.Marshal(entry()) // of strings and numbers
+		return string(value)
+	}
+	log := c.o.Log.With("member", member)
 	away := false
 	for pause := time.Second; ctx.Err() == nil; pause = min(2*pause, c.o.Lease/2) {
-		joined, err := c.hold(ctx, "members/"+d.Member, string(value))
+		joined, err := c.hold(ctx, "members/"+member, text())
 		if err != nil {
 			if !away && ctx.Err() == nil {
 				log.Warn("the other daemons cannot see this one: etcd does not answer", "error", err)
@@ -57,7 +62,15 @@ func (c *Coordination) Join(ctx context.Context, d cluster.Daemon) error {
 		}
 		log.Info("joined the daemons of the cluster", "key", joined.key)
 		away, pause = false, time.Second/2
-		<-joined.Context().Done()
+		for joined.Context().Err() == nil {
+			select {
+			case <-joined.Context().Done():
+			case <-changed:
+				for joined.put(text()) != nil && joined.Context().Err() == nil {
+					wait(joined.Context(), pause) // the lease ends, or etcd answers
+				}
+			}
+		}
 		joined.Release()
 		if ctx.Err() == nil {
 			log.Warn("left the daemons of the cluster: the lease in etcd was lost", "key", joined.key)

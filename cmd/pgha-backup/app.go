@@ -58,6 +58,13 @@ func (a *app) load() (err error) {
 	return nil
 }
 
+// with is the same program with another configuration.
+func (a *app) with(c config.Config) *app {
+	other := *a
+	other.config = c
+	return &other
+}
+
 // store is the driver itself, without retries.
 func (a *app) store() (storage.Bucket, error) {
 	r := a.config.Repository()

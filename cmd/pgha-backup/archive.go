@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/config"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
+	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/probe"
 	"github.com/pgha-backup/pgha-backup/wal"
 )
@@ -20,24 +22,40 @@ func newArchivePushCommand(a *app) *cobra.Command {
 			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again.",
 		Args: exactly("<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := a.config
 			bucket, err := a.bucket()
 			if err != nil {
 				return err
 			}
-			pusher := wal.Pusher{
-				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
-				Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
-				DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
-				AskAlways: c.Repository().Type == config.TypeFile,
-				Log:       a.log, Now: a.now,
-			}
+			pusher := a.pusher(bucket)
 			outcome, err := pusher.Push(cmd.Context(), args[0])
 			if err == nil {
 				a.log.Debug("archive-push", "path", args[0], "outcome", string(outcome))
 			}
 			return err
 		},
+	}
+}
+
+func (a *app) pusher(bucket storage.Bucket) wal.Pusher {
+	c := a.config
+	return wal.Pusher{
+		Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
+		Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
+		DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
+		AskAlways: c.Repository().Type == config.TypeFile,
+		Log:       a.log, Now: a.now,
+	}
+}
+
+// getter brings files for nobody yet: whose they are and how long that may take is
+// known with the path.
+func (a *app) getter(bucket storage.Bucket) wal.Getter {
+	c := a.config
+	return wal.Getter{
+		Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope,
+		State: c.Cluster.StateDir, Spool: c.Archive.Spool, Batch: c.Archive.GetBatch,
+		Timeouts: wal.Timeouts{Recovery: c.Archive.GetRecoveryTimeout, Standby: c.Archive.GetStandbyTimeout, Rewind: c.Archive.GetRewindTimeout},
+		Log:      a.log,
 	}
 }
 
@@ -84,29 +102,23 @@ func newArchiveGetCommand(a *app) *cobra.Command {
 		Args: exactly("<file>", "<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, dest := args[0], args[1]
-			c := a.config
-			c.Cluster.Scope = cmp.Or(scope, c.Cluster.Scope)
 			bucket, err := a.bucket()
 			if err != nil {
 				return err
 			}
-			dataDir := wal.DataDir(dest, c.Cluster.DataDir)
-			getter := wal.Getter{
-				Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope,
-				DataDir: dataDir, Mode: wal.ModeOf(dataDir, dest),
-				State: c.Cluster.StateDir, Spool: c.Archive.Spool, Batch: c.Archive.GetBatch,
-				Timeouts: wal.Timeouts{Recovery: c.Archive.GetRecoveryTimeout, Standby: c.Archive.GetStandbyTimeout, Rewind: c.Archive.GetRewindTimeout},
-				Log:      a.log,
-			}
+			getter := a.getter(bucket)
+			getter.Scope = cmp.Or(scope, getter.Scope)
+			getter.DataDir = hook.DataDir(dest, a.config.Cluster.DataDir)
+			getter.Mode = hook.ModeOf(getter.DataDir, dest)
 			err = getter.Get(cmd.Context(), name, dest)
-			code := getter.Mode.ExitCode(err)
+			code := wal.ExitCode(getter.Mode, err)
 			a.log.Debug("archive-get", "file", name, "mode", getter.Mode.String(), "outcome", code)
 			switch {
 			case err == nil:
 				return nil
 			case cmd.Context().Err() != nil:
 				code = exitInterrupted
-			case code == wal.ExitAbsent:
+			case code == hook.ExitAbsent:
 				// Recovery asks for files that do not exist all the time: that alarms nobody.
 				fmt.Fprintln(a.stderr, err)
 				return fail(exitAbsent, "", "")

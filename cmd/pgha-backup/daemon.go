@@ -28,11 +28,13 @@ func newDaemonCommand(a *app) *cobra.Command {
 			defer signal.Stop(hangups)
 			err := daemon.Run(cmd.Context(), daemon.Options{
 				Config: a.config, Reload: hangups, Version: version, Log: a.log, Patroni: patroniOptions(a.config, a.log),
-				Load: func() (config.Config, error) { return config.Load(a.path) },
-				Open: func(c config.Config) (daemon.Opener, error) {
-					reloaded := *a
-					reloaded.config = c
-					return reloaded.opener()
+				Load:   func() (config.Config, error) { return config.Load(a.path) },
+				HintOf: hintOf,
+				Open:   func(c config.Config) (daemon.Opener, error) { return a.with(c).opener() },
+				Clients: func(c config.Config) (daemon.Clients, error) {
+					a := a.with(c)
+					bucket, err := a.bucket()
+					return daemon.Clients{Pusher: a.pusher(bucket), Getter: a.getter(bucket)}, err
 				},
 			})
 			if is[*daemon.RunningError](err) {

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pgha-backup/pgha-backup/wal"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 )
 
 // exitMapper turns an exit code into the one that PostgreSQL must see.
@@ -28,7 +28,7 @@ func guard(args []string) exitMapper {
 	switch {
 	case slices.Contains(args, "archive-get"):
 		return guardGet(args[slices.Index(args, "archive-get")+1:])
-	case slices.ContainsFunc(args, wal.ByRecovery): // a restore_command whose verb is misspelt
+	case slices.ContainsFunc(args, hook.ByRecovery): // a restore_command whose verb is misspelt
 		return guardGet(args)
 	case slices.Contains(args, "archive-push"):
 		return func(code int) int { return min(code, exitError) }
@@ -37,29 +37,26 @@ func guard(args []string) exitMapper {
 }
 
 func guardGet(args []string) exitMapper {
-	mode := wal.ModeOf("", "")
-	for _, arg := range args {
-		mode = max(mode, wal.ModeOf(wal.DataDir(arg, ""), arg))
-	}
-	if mode == wal.Recovery {
+	mode := hook.ModeOfArgs(args)
+	if mode == hook.Recovery {
 		debug.SetTraceback("crash") // a panic dies of SIGABRT instead of exit status 2
 	}
 	return func(code int) int {
 		switch code {
 		case exitOK:
-			if mode == wal.Recovery && !exists(args) {
+			if mode == hook.Recovery && !exists(args) {
 				return mode.TroubleCode() // --help: PostgreSQL would take it for the end
 			}
 			return exitOK
 		case exitAbsent:
-			return wal.ExitAbsent
+			return hook.ExitAbsent
 		case exitInterrupted:
 			// PostgreSQL stops its children so, and knows the signal from a failure.
 			signal.Reset(syscall.SIGTERM)
 			if syscall.Kill(os.Getpid(), syscall.SIGTERM) == nil {
 				time.Sleep(time.Second)
 			}
-		case wal.ExitStopShort:
+		case hook.ExitStopShort:
 			return code // the command, which knows the configuration, saw a recovery
 		}
 		return mode.TroubleCode()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,8 +23,9 @@ func newSetupCommand(a *app) *cobra.Command {
 		Use:   "setup",
 		Short: "Print what Patroni must be told so that it archives, restores and makes members with pgha-backup; or tell it",
 		Long: "Prints the part of Patroni's dynamic configuration that concerns pgha-backup. --apply merges it through the REST API\n" +
-			"of the leader and says which members wait for a restart. The configuration file and the program must lie at the\n" +
-			"same path on every member, because every member runs the same commands.\n\n" +
+			"of the leader and says which members wait for a restart. The configuration file, the programs and the daemon's socket\n" +
+			"must lie at the same paths on every member, because every member runs the same commands. WAL goes through pgha-wal and\n" +
+			"the daemon where pgha-wal is installed beside this program.\n\n" +
 			"It does not set no_leader for the method pgha_backup: with it, members without data would come back from the\n" +
 			"repository, without what was not archived, also when nobody leads.",
 		Args: exactly(),
@@ -48,8 +50,12 @@ func (a *app) setup(ctx context.Context, program string, apply, yes bool) error 
 	if err != nil {
 		return err
 	}
+	want := wanted(prefix, prefix)
+	if program == "" {
+		want = wanted(prefix, a.hooksPrefix(prefix))
+	}
 	if !apply {
-		return a.printSetup(setup{Config: wanted(prefix).Over(nil)}, prefix)
+		return a.printSetup(setup{Config: want.Over(nil)}, prefix)
 	}
 	if !a.hasPatroni() {
 		return fail(exitConfig, "set patroni.config", "the configuration does not say how to reach Patroni")
@@ -71,9 +77,9 @@ func (a *app) setup(ctx context.Context, program string, apply, yes bool) error 
 	if err != nil {
 		return fmt.Errorf("read Patroni's configuration: %w", err)
 	}
-	s := setup{Config: wanted(prefix).Over(now), Applied: true}
+	s := setup{Config: want.Over(now), Applied: true}
 	s.Changed = patroni.Differences(s.Config, now)
-	if foreign := wanted(prefix).Foreign(now); foreign != "" && !yes {
+	if foreign := want.Foreign(now); foreign != "" && !yes {
 		return fail(exitPreflight, "if the other tool is to be replaced, pass --yes", "nothing was changed: %s", foreign)
 	}
 	if len(s.Changed) > 0 {
@@ -99,11 +105,21 @@ func (a *app) called(program string) ([]string, error) {
 	return command[:slices.Index(command, "archive-get")], nil
 }
 
+// hooksPrefix is the beginning of the archive commands: pgha-wal's, where it is
+// installed beside this program and has a daemon to ask.
+func (a *app) hooksPrefix(prefix []string) []string {
+	client, socket := filepath.Join(filepath.Dir(prefix[0]), "pgha-wal"), a.config.Daemon.Socket
+	if _, err := os.Stat(client); err != nil || socket == "" {
+		return prefix
+	}
+	return slices.Concat([]string{client, "--socket", socket}, prefix[1:])
+}
+
 // wanted is what Patroni's dynamic configuration must hold.
-func wanted(prefix []string) patroni.Setup {
-	line := func(args ...string) string { return restore.ShellCommand(slices.Concat(prefix, args)) }
-	return patroni.Setup{Program: filepath.Base(prefix[0]), Archive: line("archive-push", "%p"), Restore: line("archive-get", "%f", "%p"),
-		Replica: line("patroni", "create-replica")}
+func wanted(prefix, hooks []string) patroni.Setup {
+	line := func(prefix []string, args ...string) string { return restore.ShellCommand(slices.Concat(prefix, args)) }
+	return patroni.Setup{Program: filepath.Base(prefix[0]), Archive: line(hooks, "archive-push", "%p"), Restore: line(hooks, "archive-get", "%f", "%p"),
+		Replica: line(prefix, "patroni", "create-replica")}
 }
 
 func (a *app) printSetup(s setup, prefix []string) error {

@@ -196,8 +196,28 @@ func (w *world) newCluster(leader *lab.Member, target, journal string) (*lab.Mem
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "may not write into the archive it came from") {
 		w.Errorf("the new cluster wrote into its source's archive: %v %s", err, out)
 	}
-	w.must(m, nil, "backup")
+	w.firstBackup(m)
 	return m, report
+}
+
+// firstBackup is taken by the daemon of a new cluster without being asked.
+func (w *world) firstBackup(m *lab.Member) {
+	w.Helper()
+	config := w.run.WriteFile(m.User, 0o600, w.config("patroni: {config: "+m.ConfigFile+"}\ncluster: {state_dir: "+m.Home+"/state}\n"+
+		"daemon: {listen: '', socket: "+m.Home+"/daemon.sock}\nschedules: [{name: yearly, cron: '@yearly', replica_wait: 0s}]\n"), filepath.Base(m.Home), "daemon.yaml")
+	daemon := w.run.Start(m.User, "daemon-"+filepath.Base(m.Home), nil, w.run.Build("pgha-backup"), "--config", config, "daemon")
+	lab.Poll(w, time.Minute, "the first backup of the new cluster", func() error {
+		for key := range w.s3.Keys() {
+			if strings.HasPrefix(key, "clone/") && strings.HasSuffix(key, "-first/manifest.json") {
+				return nil
+			}
+		}
+		return errNotYet
+	})
+	if err := daemon.Stop(syscall.SIGTERM, 25*time.Second); err != nil {
+		w.Error(err)
+	}
+	w.must(m, nil, "verify")
 }
 
 // killedBootstrap kills one while its private server runs: there is nothing that

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -157,8 +158,17 @@ func TestCoordination(t *testing.T) {
 	t.Run("daemons come and go", func(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		n1 := cluster.Daemon{Member: "n1", Host: "h1", DataDir: true, Version: "1.0.0", PID: 42, Since: time.Unix(1763704800, 0).UTC()}
-		over := make(chan error, 1)
-		go func() { over <- c.Join(ctx, n1) }()
+		busy := n1
+		busy.Busy = 1
+		var busyNow atomic.Bool
+		entry := func() cluster.Daemon {
+			if busyNow.Load() {
+				return busy
+			}
+			return n1
+		}
+		over, changed := make(chan error, 1), make(chan struct{})
+		go func() { over <- c.Join(ctx, entry, changed) }()
 		joined := func(want ...cluster.Daemon) {
 			t.Helper()
 			lab.Poll(t, 20*time.Second, "the daemons", func() error {
@@ -173,6 +183,16 @@ func TestCoordination(t *testing.T) {
 		revoke(e)
 		joined()
 		joined(n1)
+		created := e.Ctl("get", "-w", "fields", "/pgha-backup/service/main/members/n1")
+		busyNow.Store(true)
+		changed <- struct{}{}
+		joined(busy)
+		if now := e.Ctl("get", "-w", "fields", "/pgha-backup/service/main/members/n1"); field(now, "CreateRevision") != field(created, "CreateRevision") {
+			t.Errorf("the daemon was away for a moment: %s, before %s", now, created)
+		}
+		busyNow.Store(false)
+		changed <- struct{}{}
+		joined(n1)
 		e.Ctl("put", "/pgha-backup/service/main/members/n2", "no JSON")
 		joined(n1)
 		leave()
@@ -180,7 +200,7 @@ func TestCoordination(t *testing.T) {
 			t.Error(err)
 		}
 		joined()
-		if err := c.Join(t.Context(), cluster.Daemon{Member: "a/b"}); err == nil || err.Error() != `join the daemons of the cluster: "a/b" cannot be a member's name` {
+		if err := c.Join(t.Context(), func() cluster.Daemon { return cluster.Daemon{Member: "a/b"} }, nil); err == nil || err.Error() != `join the daemons of the cluster: "a/b" cannot be a member's name` {
 			t.Error(err)
 		}
 	})
@@ -306,4 +326,11 @@ func TestSleepersClaimEnds(t *testing.T) {
 	signal(sleeper, syscall.SIGCONT)
 	said("held\nended: the claim in etcd was lost\n")
 	signal(e.Members[0].Process(), syscall.SIGCONT)
+}
+
+// field is one line of etcdctl's fields, as "CreateRevision" : 7.
+func field(text, name string) string {
+	_, rest, _ := strings.Cut(text, "\""+name+"\" : ")
+	value, _, _ := strings.Cut(rest, "\n")
+	return value
 }

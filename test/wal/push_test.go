@@ -27,7 +27,7 @@ func TestPush(t *testing.T) {
 
 	// Round trips are what a distant store costs: a push into a known repository is one.
 	config, _ := w.config()
-	segment := l.files[2]
+	segment := l.files[l.rows-1]
 	path := filepath.Join(l.primary.DataDir, "pg_wal", segment)
 	var requests []string
 	for range 2 { // the first time asks whether the repository exists
@@ -51,48 +51,58 @@ func TestPush(t *testing.T) {
 	p.Exec("INSERT INTO ledger VALUES (100); SELECT pg_switch_wal()")
 	p.Exec("CHECKPOINT")
 
-	// By hand: absolute from anywhere, relative from PGDATA, relative from pg_wal.
+	pushByHand(t, l, config)
+	pushOthers(t, l, config, "others")
+	for _, args := range [][]string{{"archive-push"}, {"archive-push", "--nonsense"}, {"--config", "/nonexistent", "archive-push", path}} {
+		if code, out := w.call("/", args...); code != 1 {
+			t.Errorf("%v: exit %d\n%s", args, code, out)
+		}
+	}
+}
+
+func pushByHand(t *testing.T, l *ledger, config string) {
+	segment := l.files[l.rows-1]
+	path := filepath.Join(l.primary.DataDir, "pg_wal", segment)
+	// Absolute from anywhere, relative from PGDATA, relative from pg_wal.
 	for _, call := range []struct{ dir, path string }{
 		{"/", path},
 		{l.primary.DataDir, "pg_wal/" + segment},
 		{filepath.Join(l.primary.DataDir, "pg_wal"), segment},
 	} {
-		if code, out := w.call(call.dir, "--config", config, "archive-push", call.path); code != 0 {
+		if code, out := l.call(call.dir, "--config", config, "archive-push", call.path); code != 0 {
 			t.Errorf("push %s from %s: exit %d\n%s", call.path, call.dir, code, out)
 		}
 	}
+}
 
-	// The same WAL in a recycled file is the same; other WAL under its name is not.
-	plain, err := os.ReadFile(path)
+// The same WAL in a recycled file is the same; other WAL under its name is not.
+func pushOthers(t *testing.T, l *ledger, config, home string) {
+	segment := l.files[l.rows-1]
+	plain, err := os.ReadFile(filepath.Join(l.primary.DataDir, "pg_wal", segment))
 	if err != nil {
 		t.Fatal(err)
 	}
 	tail := append([]byte(nil), plain...)
 	copy(tail[len(tail)-8192:], "what a recycled file still holds")
-	if code, out := w.call("/", "--config", config, "archive-push", l.foreign("tail", segment, tail)); code != 0 {
+	if code, out := l.call("/", "--config", config, "archive-push", l.foreign(home, segment, tail)); code != 0 {
 		t.Errorf("push with another tail behind the valid end: exit %d\n%s", code, out)
 	}
 	other := append([]byte(nil), plain...)
 	other[60] ^= 1
-	code, out := w.call("/", "--config", config, "archive-push", l.foreign("other", segment, other))
+	code, out := l.call("/", "--config", config, "archive-push", l.foreign(home, segment, other))
 	if code != 1 || !strings.Contains(out, "other content") {
 		t.Errorf("push of other content: exit %d\n%s", code, out)
 	}
-	if !w.archived("conflict/" + segment + "/" + sha256Hex(other)) {
+	if !l.archived("conflict/" + segment + "/" + sha256Hex(other)) {
 		t.Error("the refused content is not kept")
 	}
 	for name, body := range map[string][]byte{"short": plain[:len(plain)/2], "zero": make([]byte, len(plain)), "empty": nil} {
-		if code, out := w.call("/", "--config", config, "archive-push", l.foreign(name, l.files[3], body)); code != 1 {
+		if code, out := l.call("/", "--config", config, "archive-push", l.foreign(home, l.files[3], body)); code != 1 {
 			t.Errorf("push of a %s file: exit %d\n%s", name, code, out)
 		}
 	}
-	if code, out := w.call("/", "--config", config, "archive-push", l.foreign("renamed", "0000000100000000000000AA", plain)); code != 1 {
+	if code, out := l.call("/", "--config", config, "archive-push", l.foreign(home, "0000000100000000000000AA", plain)); code != 1 {
 		t.Errorf("push under a wrong name: exit %d\n%s", code, out)
-	}
-	for _, args := range [][]string{{"archive-push"}, {"archive-push", "--nonsense"}, {"--config", "/nonexistent", "archive-push", path}} {
-		if code, out := w.call("/", args...); code != 1 {
-			t.Errorf("%v: exit %d\n%s", args, code, out)
-		}
 	}
 }
 

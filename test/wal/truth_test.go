@@ -73,8 +73,9 @@ func TestTruthTable(t *testing.T) {
 }
 
 func recoveryTable(t *testing.T, l *ledger) {
-	config, _ := l.config(quickRecovery)
-	p := l.copy("recovery.signal", l.restoreCommand(config), nil)
+	p := l.copy("recovery.signal", "", nil)
+	config, _ := l.way(t, p.DataDir, quickRecovery)
+	p.Configure(map[string]string{"restore_command": l.restoreCommand(config)})
 	file := l.files[3]
 	for _, tr := range troubles {
 		rules, end := l.cause(tr, file)
@@ -85,13 +86,17 @@ func recoveryTable(t *testing.T, l *ledger) {
 		end()
 		l.proxy.Set()
 	}
+	if l.hooked {
+		l.trusts(p.Log)
+	}
 	// Every other way out of ours: usage, an unknown flag, no configuration, root's.
 	for _, command := range []string{
-		l.bin + " --config " + config + " archive-get %f",
-		l.bin + " --nonsense --config " + config + " archive-get %f %p",
+		l.command(config, "archive-get %f"),
+		l.command(config, "--nonsense archive-get %f %p"),
 		l.bin + " --config /nonexistent archive-get %f %p",
-		l.bin + " --config " + config + " archive-get --help %f %p",
-		l.bin + " --config " + config + " archive-get x%f %p",
+		l.command(config, "archive-get --help %f %p"),
+		l.command(config, "archive-get x%f %p"),
+		l.command(config, "archive-gte %f %p"),
 	} {
 		p.Configure(map[string]string{"restore_command": command})
 		if got := l.recover(p, l.rows); got != stopped {
@@ -106,11 +111,12 @@ func recoveryTable(t *testing.T, l *ledger) {
 }
 
 func standbyTable(t *testing.T, l *ledger) {
-	config, stateDir := l.config("get_batch: 1")
+	p := l.copy("standby.signal", "", nil)
+	config, stateDir := l.way(t, p.DataDir, "get_batch: 1")
+	p.Configure(map[string]string{"restore_command": l.restoreCommand(config)})
 	row := 2
 	rules, end := l.cause(troubles[0], l.files[row])
 	l.proxy.Set(rules...)
-	p := l.copy("standby.signal", l.restoreCommand(config), nil)
 	p.Start()
 	defer p.Stop("fast")
 	for i, tr := range troubles {
@@ -147,8 +153,10 @@ func standbyTable(t *testing.T, l *ledger) {
 }
 
 func neitherTable(t *testing.T, l *ledger) {
-	config, _ := l.config(quickRecovery)
-	dir := l.run.Mkdir(lab.User1, 0o755, "neither")
+	l.run.Mkdir(lab.User1, 0o755, "neither")
+	l.run.WriteFile(lab.User1, 0o644, "15\n", "neither", "PG_VERSION")
+	dir := l.run.Mkdir(lab.User1, 0o755, "neither", "pg_wal")
+	config, _ := l.way(t, filepath.Dir(dir), quickRecovery)
 	elsewhere := l.run.Mkdir(lab.User1, 0o755, "elsewhere")
 	// Every trouble has a file of its own here, so that all wait out their second together.
 	var rules []faultproxy.Rule

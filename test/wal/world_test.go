@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,10 @@ type world struct {
 	proxy *faultproxy.Proxy
 	bin   string
 	n     int
+	// program is how the archive clients are called. Where hooked is set, way makes
+	// it pgha-wal, with a daemon to ask.
+	program []string
+	hooked  bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -43,32 +48,36 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(w.proxy.Close)
 	w.bin = w.run.Build("pgha-backup")
+	w.program = []string{w.bin}
 	return w
 }
 
 // config writes a configuration with a state directory of its own and returns its
 // path. extra are lines below "archive:".
-func (w *world) config(extra ...string) (path, state string) {
+func (w *world) config(extra ...string) (path, state string) { return w.configFor("", extra...) }
+
+// configFor is config with a data directory and a socket for its daemon.
+func (w *world) configFor(dataDir string, extra ...string) (path, state string) {
 	w.t.Helper()
 	w.n++
 	name := fmt.Sprintf("conf%d", w.n)
 	state = w.run.Mkdir(lab.User1, 0o700, name, "state")
-	text := fmt.Sprintf(`cluster: {scope: %s, state_dir: %s}
+	text := fmt.Sprintf(`cluster: {scope: %s, state_dir: %s, data_dir: %q}
+daemon: {listen: "", socket: %s}
 repositories:
   - name: lab
     type: s3
     s3: {endpoint: "http://%s", bucket: %s, region: %s, access_key: %s, secret_key: %s, path_style: path, tls: "off"}
 archive: {%s}
-`, scope, state, w.proxy.Addr(), w.s3.Bucket, w.s3.Region, w.s3.AccessKey, w.s3.SecretKey, strings.Join(extra, ", "))
+`, scope, state, dataDir, filepath.Join(state, "socket"), w.proxy.Addr(), w.s3.Bucket, w.s3.Region, w.s3.AccessKey, w.s3.SecretKey, strings.Join(extra, ", "))
 	return w.run.WriteFile(lab.User1, 0o600, text, name, "config.yaml"), state
 }
 
-func (w *world) archiveCommand(config string) string {
-	return w.bin + " --config " + config + " archive-push %p"
-}
+func (w *world) archiveCommand(config string) string { return w.command(config, "archive-push %p") }
+func (w *world) restoreCommand(config string) string { return w.command(config, "archive-get %f %p") }
 
-func (w *world) restoreCommand(config string) string {
-	return w.bin + " --config " + config + " archive-get %f %p"
+func (w *world) command(config, args string) string {
+	return strings.Join(w.program, " ") + " --config " + config + " " + args
 }
 
 // call runs our program as the server's user, without any environment to speak of.
@@ -76,7 +85,7 @@ func (w *world) call(dir string, args ...string) (code int, output string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := w.run.Command(ctx, lab.User1, nil, append([]string{w.bin}, args...)...)
+	cmd := w.run.Command(ctx, lab.User1, nil, slices.Concat(w.program, args)...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
@@ -153,12 +162,14 @@ type ledger struct {
 
 func newLedger(w *world, rows int) *ledger {
 	w.t.Helper()
-	config, _ := w.config()
 	l := &ledger{world: w, rows: rows, files: map[int]string{}}
-	l.primary = lab.StartPostgres(w.t, lab.PGOptions{WALSegSizeMB: 1, Conf: map[string]string{
-		"archive_mode": "on", "archive_command": w.archiveCommand(config), "wal_level": "replica", "fsync": "off",
-		"min_wal_size": "2MB", "max_wal_size": "32MB", "shared_buffers": "16MB", "max_connections": "20",
+	l.primary = lab.StartPostgres(w.t, lab.PGOptions{WALSegSizeMB: 1, NoStart: true, Conf: map[string]string{
+		"archive_mode": "on", "wal_level": "replica", "fsync": "off",
+		"min_wal_size": "2MB", "max_wal_size": "32MB", "wal_keep_size": "64MB", "shared_buffers": "16MB", "max_connections": "20",
 	}})
+	config, _ := w.way(w.t, l.primary.DataDir)
+	l.primary.Configure(map[string]string{"archive_command": w.archiveCommand(config)})
+	l.primary.Start()
 	l.primary.Exec("CREATE TABLE ledger(id int PRIMARY KEY)")
 	l.base = w.run.Path("base")
 	w.run.Must(lab.User1, "install", "-d", "-m", "700", filepath.Join(filepath.Dir(l.primary.DataDir), "base"))
@@ -167,6 +178,12 @@ func newLedger(w *world, rows int) *ledger {
 		"-D", l.base, "-X", "none", "-c", "fast", "--no-sync")
 	for i := 1; i <= rows; i++ {
 		l.add(i)
+	}
+	l.waitArchived(l.files[rows])
+	var archived, failed int
+	l.primary.QueryRow("SELECT archived_count, failed_count FROM pg_stat_archiver", &archived, &failed)
+	if archived < rows || failed > 0 {
+		w.t.Errorf("the archiver archived %d files and failed %d times", archived, failed)
 	}
 	l.primary.Stop("fast")
 	l.waitArchived(l.files[rows])
