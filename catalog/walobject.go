@@ -70,8 +70,8 @@ func hexSHA256(b []byte) string {
 const walFrame = 4 << 20
 
 // encodeWAL makes the stored object. WAL is never stored bare (R6): without a
-// codec it is zstd at its fastest.
-func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
+// codec it is zstd at its fastest. With a dst it is made there, one frame after the other.
+func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
 	name, level := options.Codec, options.Level
 	if name == codec.None {
 		name, level = codec.Zstd, codec.Fastest
@@ -80,9 +80,16 @@ func encodeWAL(o WALObject, plain []byte, options Options) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
 	}
-	out, err := codec.AppendHeader(nil, name, header)
+	out, err := codec.AppendHeader(dst[:0], name, header)
 	if err != nil {
 		return nil, err
+	}
+	if dst != nil {
+		encoder, err := codec.NewEncoder(name, level)
+		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
+			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
+		}
+		return out, err
 	}
 	frames := make([][]byte, max(1, (len(plain)+walFrame-1)/walFrame))
 	var group errgroup.Group

@@ -42,12 +42,33 @@ func (e *ConflictError) Hint() string {
 // PutWAL stores a WAL file once and for all. An error means that it must not be
 // acknowledged to PostgreSQL.
 func (r *Repository) PutWAL(ctx context.Context, file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) (PutOutcome, error) {
-	ours := r.Describe(file, plain, facts)
-	body, err := encodeWAL(ours, plain, r.options)
+	packed, err := r.PackWAL(nil, file, plain, facts)
 	if err != nil {
 		return "", err
 	}
-	err = r.bucket.Put(ctx, r.keys.wal(file), body, storage.PutOptions{IfAbsent: true})
+	return r.PutPackedWAL(ctx, packed)
+}
+
+// PackedWAL is a WAL file as it is stored.
+type PackedWAL struct {
+	file postgres.WALFile
+	ours WALObject
+	body []byte
+}
+
+// PackWAL makes what PutPackedWAL stores; the plaintext is not needed any more. A file
+// that is packed alone takes up to four processors. With a dst it is made there, as far
+// as that has room, by one: for who packs several at once.
+func (r *Repository) PackWAL(dst []byte, file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) (PackedWAL, error) {
+	ours := r.Describe(file, plain, facts)
+	body, err := encodeWAL(dst, ours, plain, r.options)
+	return PackedWAL{file, ours, body}, err
+}
+
+// PutPackedWAL is PutWAL of a file that is packed. Its dst is free again on return.
+func (r *Repository) PutPackedWAL(ctx context.Context, p PackedWAL) (PutOutcome, error) {
+	file, ours, body := p.file, p.ours, p.body
+	err := r.bucket.Put(ctx, r.keys.wal(file), body, storage.PutOptions{IfAbsent: true})
 	if err == nil {
 		return Stored, nil
 	}

@@ -59,7 +59,8 @@ var Whole = Span{0, -1}
 // All methods are safe for concurrent use.
 type Bucket interface {
 	// Put stores body whole. It may be called again with the same body after an
-	// error; an error leaves either the whole object or nothing new.
+	// error; an error leaves either the whole object or nothing new. The body is the
+	// caller's again on return: nothing reads it any more.
 	Put(ctx context.Context, key Key, body []byte, opts PutOptions) error
 	// Begin starts an object written in parts. Either Complete or Abort must be
 	// called on the Upload; nothing is visible before Complete returns.

@@ -51,10 +51,11 @@ func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgre
 	if info.SegmentSize != size {
 		return fmt.Errorf("its WAL segments have %d bytes, this cluster's %d", info.SegmentSize, size)
 	}
-	if p.State == "" {
+	if p.State == "" || known && fresh {
 		return nil
 	}
-	if err = errors.Join(atomicfile.MkdirAll(p.State, 0o700), os.WriteFile(note, []byte(text), 0o600)); err != nil {
+	// Whole or not at all: several push at once, and to the reader of half a note the repository was never there.
+	if err = errors.Join(atomicfile.MkdirAll(p.State, 0o700), atomicfile.Write(note, []byte(text), 0o600)); err != nil {
 		log.Debug("every push asks whether the repository exists", "error", err)
 	}
 	return nil

@@ -53,13 +53,14 @@ func (e *RefusedError) Hint() string { return e.Advice }
 // Push stores one file; path is PostgreSQL's %p, relative or absolute. Only without
 // an error may the file be acknowledged.
 func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, error) {
+	return p.push(ctx, path, nil)
+}
+
+func (p *Pusher) push(ctx context.Context, path string, l *loan) (catalog.PutOutcome, error) {
 	log := logger(p.Log)
-	src, err := readSource(path)
+	src, err := readSource(path, l)
 	if err != nil {
 		return "", err
-	}
-	if src.unread != nil {
-		log.Warn("WAL file cannot be read to its end; it is archived as it is", "file", src.file.String(), "error", src.unread)
 	}
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
@@ -71,9 +72,17 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 	if err := p.ensure(ctx, repository, src.size, log); err != nil {
 		return "", stalled(ctx, fmt.Errorf("prepare repository %s: %w", repository.Root(), err))
 	}
-	outcome, err := repository.PutWAL(ctx, src.file, src.plain, src.facts)
+	packed, err := repository.PackWAL(l.forObject(len(src.plain)), src.file, src.plain, src.facts)
+	if err != nil {
+		return "", fmt.Errorf("archive %s: %w", src.file, err)
+	}
+	l.packed()
+	outcome, err := repository.PutPackedWAL(ctx, packed)
 	if err != nil {
 		return "", stalled(ctx, fmt.Errorf("archive %s: %w", src.file, err))
+	}
+	if src.unread != nil {
+		log.Warn("WAL file cannot be read to its end; it is archived as it is", "file", src.file.String(), "error", src.unread)
 	}
 	return outcome, nil
 }

@@ -28,7 +28,7 @@ type source struct {
 	unread error
 }
 
-func readSource(path string) (source, error) {
+func readSource(path string, l *loan) (source, error) {
 	file, err := postgres.ParseWALFile(filepath.Base(path))
 	if err != nil {
 		return source{}, err
@@ -39,7 +39,7 @@ func readSource(path string) (source, error) {
 	if isSegment {
 		limit = 1 << 30
 	}
-	if s.plain, err = readRegular(path, limit); err != nil {
+	if s.plain, err = readRegular(path, limit, l); err != nil {
 		return source{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	if isSegment {
@@ -58,7 +58,7 @@ func readSource(path string) (source, error) {
 const hugePage = 2 << 20
 
 // readRegular reads a regular file whole, in a buffer of its size.
-func readRegular(path string, limit int64) ([]byte, error) {
+func readRegular(path string, limit int64, l *loan) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func readRegular(path string, limit int64) ([]byte, error) {
 	if !info.Mode().IsRegular() || info.Size() > limit {
 		return nil, fmt.Errorf("want a regular file of at most %d bytes, this is %v of %d", limit, info.Mode(), info.Size())
 	}
-	b := make([]byte, info.Size())
+	b := l.forFile(info.Size())
 	if len(b) >= hugePage {
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // a hint: without it a third of a push is page faults
 	}
@@ -107,7 +107,7 @@ func (s *source) checkSegment(path string) error {
 // localHistory is the timeline's history if it lies beside the segment, else the
 // zero value: then only the order of the timelines can be checked (R1).
 func localHistory(path string, tli postgres.TimelineID) postgres.TimelineHistory {
-	b, err := readRegular(filepath.Join(filepath.Dir(path), postgres.HistoryFile(tli).String()), maxSmall)
+	b, err := readRegular(filepath.Join(filepath.Dir(path), postgres.HistoryFile(tli).String()), maxSmall, nil)
 	history, parseErr := postgres.ParseTimelineHistory(tli, b)
 	if errors.Join(err, parseErr) != nil {
 		return postgres.TimelineHistory{}

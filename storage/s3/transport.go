@@ -2,12 +2,14 @@ package s3
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -29,7 +31,9 @@ func withAnswer(ctx context.Context) (context.Context, *answer) {
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &counted{req.Body, storage.Progress(req.Context())}
+		body := &counted{ReadCloser: req.Body, progress: storage.Progress(req.Context()), left: req.ContentLength}
+		defer body.revoke()
+		req.Body = body
 	}
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
@@ -59,15 +63,36 @@ func parseRetryAfter(s string, now time.Time) time.Duration {
 	return 0
 }
 
+// counted is the body of a request. net/http may go on reading one after it has
+// answered, when the buffer belongs to the caller again: that reads nothing any more.
 type counted struct {
 	io.ReadCloser
 	progress func(int)
+
+	mu      sync.Mutex
+	left    int64
+	revoked bool
 }
 
+var errRevoked = errors.New("the request is over")
+
 func (c *counted) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	if c.revoked && c.left > 0 { // what is sent whole ends as it should, and its connection is used again
+		c.mu.Unlock()
+		return 0, errRevoked
+	}
 	n, err := c.ReadCloser.Read(p)
+	c.left -= int64(n)
+	c.mu.Unlock()
 	if n > 0 {
 		c.progress(n)
 	}
 	return n, err
+}
+
+func (c *counted) revoke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.revoked = true
 }
