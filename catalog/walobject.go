@@ -30,13 +30,15 @@ type WALObject struct {
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
 func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) WALObject {
-	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System,
-		Size: int64(len(plain)), SHA256: hexSHA256(plain), Facts: facts}
-	if facts != nil && int(facts.ValidEnd) < len(plain) {
-		o.ValidSHA256 = hexSHA256(plain[:facts.ValidEnd])
-	} else if facts != nil {
-		o.ValidSHA256 = o.SHA256
+	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System, Size: int64(len(plain)), Facts: facts}
+	valid, hash := 0, sha256.New()
+	if facts != nil {
+		valid = min(int(facts.ValidEnd), len(plain))
+		hash.Write(plain[:valid])
+		o.ValidSHA256 = hex.EncodeToString(hash.Sum(nil))
 	}
+	hash.Write(plain[valid:])
+	o.SHA256 = hex.EncodeToString(hash.Sum(nil))
 	return o
 }
 
@@ -86,6 +88,10 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 	}
 	if dst != nil {
 		encoder, err := codec.NewEncoder(name, level)
+		if err != nil {
+			return nil, err
+		}
+		defer encoder.Release()
 		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
 			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
 		}
@@ -100,6 +106,7 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 			if err != nil {
 				return err
 			}
+			defer encoder.Release()
 			for i := w; i < len(frames); i += workers {
 				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
 				// Room for the worst case: memory that is not touched costs nothing, memory

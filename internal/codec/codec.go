@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
@@ -60,11 +61,28 @@ type Encoder struct {
 	name Name
 	zw   *zstd.Encoder
 	sw   *s2.Writer
+	pool *sync.Pool
 }
 
-// NewEncoder makes an encoder for a codec and level that Parse accepted.
+// Release gives an encoder back, for who needs one again and again. Nothing may be done with it after that.
+func (e *Encoder) Release() { e.pool.Put(e) }
+
+// idle are encoders that were released: one of zstd has ten megabytes of tables and history.
+var idle sync.Map // of Encoder's kind, a *sync.Pool
+
+type kind struct {
+	Name
+	Level
+}
+
+// NewEncoder makes an encoder for a codec and level that Parse accepted, or takes one that was released.
 func NewEncoder(name Name, level Level) (*Encoder, error) {
-	e := &Encoder{name: name}
+	pool, _ := idle.LoadOrStore(kind{name, level}, &sync.Pool{})
+	e, _ := pool.(*sync.Pool).Get().(*Encoder)
+	if e != nil {
+		return e, nil
+	}
+	e = &Encoder{name: name, pool: pool.(*sync.Pool)}
 	switch name {
 	case Zstd:
 		speed := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault,
