@@ -2,13 +2,10 @@ package catalog
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
-	"github.com/pgha-backup/pgha-backup/storage"
 )
 
 // expiredGap is gap/<TLI>/<first>-<last>.expired: a hole in the archive that expiry
@@ -18,28 +15,6 @@ type expiredGap struct {
 	First  postgres.Segment `json:"first"`
 	Last   postgres.Segment `json:"last"`
 	At     time.Time        `json:"at"`
-}
-
-const expiredSuffix = ".expired"
-
-// expiredGaps lists the holes that expiry made.
-func (r *Repository) expiredGaps(ctx context.Context) (found []Range, err error) {
-	for object, err := range r.bucket.List(ctx, r.keys.key("gap")+"/", "") {
-		if err != nil {
-			return nil, fmt.Errorf("list gaps: %w", err)
-		}
-		name, ok := strings.CutSuffix(string(object.Key[strings.LastIndexByte(string(object.Key), '/')+1:]), expiredSuffix)
-		first, last, two := strings.Cut(name, "-")
-		var gap Range
-		if ok && two && gap.First.UnmarshalText([]byte(first)) == nil && gap.Last.UnmarshalText([]byte(last)) == nil {
-			found = append(found, gap)
-		}
-	}
-	return found, nil
-}
-
-func (r *Repository) expiredGapKey(gap Range) storage.Key {
-	return r.keys.key("gap", gap.First.Timeline.String(), gap.First.Name()+"-"+gap.Last.Name()+expiredSuffix)
 }
 
 // RecordExpired writes down which holes will be in the archive once what gone tells
@@ -61,15 +36,26 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 			if slices.Contains(a.expired, gap) {
 				continue
 			}
-			if err := r.once(ctx, r.expiredGapKey(gap), expiredGap{Format, gap.First, gap.Last, at}); err != nil {
+			if err := r.once(ctx, r.gapKey(gap, gapExpired), expiredGap{Format, gap.First, gap.Last, at}); err != nil {
 				return err
 			}
 			for _, old := range a.expired { // one hole, one record
 				if gap.covers(old, a.SegmentSize) {
-					if err := r.remove(ctx, r.expiredGapKey(old)); err != nil {
+					if err := r.remove(ctx, r.gapKey(old, gapExpired)); err != nil {
 						return err
 					}
 				}
+			}
+		}
+	}
+	for _, g := range a.known { // what is known of a hole goes with what lay around it
+		s := g.First
+		for gone(s) && s != g.Last {
+			s = s.Next(a.SegmentSize)
+		}
+		if gone(s) {
+			if err := r.remove(ctx, r.gapKey(g.span(), g.state)); err != nil {
+				return err
 			}
 		}
 	}
@@ -101,19 +87,25 @@ func (a Archive) without(gone func(postgres.Segment) bool) Archive {
 func (a *Archive) forgive(expired []Range) {
 	a.expired = expired
 	for i := range a.Timelines {
-		t := &a.Timelines[i]
-		for _, e := range expired {
-			if e.First.Timeline != t.Timeline {
+		a.Timelines[i].Missing = Subtract(a.Timelines[i].Missing, expired, a.SegmentSize)
+	}
+}
+
+// Subtract is what is left of some ranges without others.
+func Subtract(from, what []Range, size postgres.SegmentSize) []Range {
+	for _, w := range what {
+		begin, end := w.First.Number(size), w.Last.Number(size)+1
+		var left []Range
+		for _, m := range from {
+			first, last := m.First.Number(size), m.Last.Number(size)
+			if m.First.Timeline != w.First.Timeline || last < begin || end <= first {
+				left = append(left, m)
 				continue
 			}
-			begin, end := e.First.Number(a.SegmentSize), e.Last.Number(a.SegmentSize)+1
-			var left []Range
-			for _, m := range t.Missing {
-				first, last := m.First.Number(a.SegmentSize), m.Last.Number(a.SegmentSize)
-				left = append(left, gap(t.Timeline, first, min(last+1, begin), a.SegmentSize)...)
-				left = append(left, gap(t.Timeline, max(first, end), last+1, a.SegmentSize)...)
-			}
-			t.Missing = left
+			left = append(left, gap(m.First.Timeline, first, min(last+1, begin), size)...)
+			left = append(left, gap(m.First.Timeline, max(first, end), last+1, size)...)
 		}
+		from = left
 	}
+	return from
 }

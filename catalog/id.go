@@ -51,14 +51,17 @@ func (id BackupID) Time() time.Time {
 // due without any schedule.
 const FirstSchedule = "first"
 
+// GapSchedule stands in the name of the backup that is due behind a gap.
+const GapSchedule = "gap"
+
 // wordPattern is the name of a schedule or a hold. Lengths are compared beside the
 // patterns: counted repetitions cost every archive-push half a millisecond.
 var wordPattern = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9])*$`)
 
 // ValidateSchedule checks the name of a schedule for use in a BackupID.
 func ValidateSchedule(name string) error {
-	if len(name) > 64 || !wordPattern.MatchString(name) || strings.HasPrefix(name, "manual") || name == FirstSchedule {
-		return fmt.Errorf("schedule %q: want lower-case letters, digits and single '-', at most 64, neither %q nor beginning with \"manual\"", name, FirstSchedule)
+	if len(name) > 64 || !wordPattern.MatchString(name) || strings.HasPrefix(name, "manual") || name == FirstSchedule || name == GapSchedule {
+		return fmt.Errorf("schedule %q: want lower-case letters, digits and single '-', at most 64, neither %q nor %q nor beginning with \"manual\"", name, FirstSchedule, GapSchedule)
 	}
 	return nil
 }

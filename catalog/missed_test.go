@@ -32,7 +32,7 @@ func TestScheduledNames(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, name := range []string{"", "Nightly", "a--b", "-a", "a-", "a_b", "a b", "manual", "manual-1f0a", "manually", "first", "a/b", "a\n", strings.Repeat("a", 65)} {
+	for _, name := range []string{"", "Nightly", "a--b", "-a", "a-", "a_b", "a b", "manual", "manual-1f0a", "manually", "first", "gap", "a/b", "a\n", strings.Repeat("a", 65)} {
 		if ValidateSchedule(name) == nil {
 			t.Errorf("schedule %q is accepted", name)
 		}

@@ -1,8 +1,10 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -25,8 +27,8 @@ type TimelineWAL struct {
 	// NoHistory tells that its .history file is missing: PostgreSQL cannot follow it.
 	NoHistory bool    `json:"history_missing,omitempty"`
 	Ranges    []Range `json:"ranges"`
-	// Missing are the gaps: between ranges, from the fork to the first segment, and
-	// from the last segment to the fork of a child. A segment that is merely not
+	// Missing are the gaps: between ranges, from the fork to the first segment, from the
+	// last segment to the fork of a child, and what was dropped. A segment that is merely not
 	// archived yet is none.
 	Missing []Range `json:"missing,omitempty"`
 	// Archived is when the store got the last segment.
@@ -42,7 +44,8 @@ type Archive struct {
 	// the rest is not all, and nothing is deleted by it.
 	Unreadable []Unreadable
 	histories  map[postgres.TimelineID]postgres.TimelineHistory
-	expired    []Range // holes that expiry made
+	expired    []Range     // holes that expiry made
+	known      []GapRecord // of the others
 }
 
 // Archive lists the whole archive: storage.ErrNotExist if there is none yet.
@@ -72,13 +75,14 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 		}
 		listed = append(listed, t)
 	}
-	expired, err := r.expiredGaps(ctx)
+	expired, known, err := r.listGaps(ctx)
 	if err != nil {
 		return Archive{}, err
 	}
 	a := newArchive(info.SegmentSize, listed, histories)
 	a.Unreadable = broken
 	a.forgive(expired)
+	a.know(known)
 	return a, nil
 }
 
@@ -93,9 +97,7 @@ func newArchive(size postgres.SegmentSize, timelines []TimelineWAL, histories ma
 			t.Parent, t.Switch = h.Entries[n-1].Parent, h.Entries[n-1].Switch
 		}
 	}
-	for _, t := range slices.Clone(a.Timelines) {
-		a.findGapsAtFork(t)
-	}
+	a.findGaps()
 	return a
 }
 
@@ -108,7 +110,6 @@ func (t *TimelineWAL) add(e WALEntry, size postgres.SegmentSize) {
 			t.last, t.Archived = e, e.Archived
 			return
 		}
-		t.Missing = append(t.Missing, gap(t.Timeline, r.Last.Number(size)+1, s.Number(size), size)...)
 	}
 	t.Ranges = append(t.Ranges, Range{First: s, Last: s, Segments: 1, Size: e.Size})
 	t.last, t.Archived = e, e.Archived
@@ -123,25 +124,61 @@ func gap(tli postgres.TimelineID, begin, end uint64, size postgres.SegmentSize) 
 	return []Range{{First: at(begin), Last: at(end - 1), Segments: int(end - begin)}}
 }
 
-// findGapsAtFork compares a timeline with its parent. The segment with the fork in
-// it is archived under the child's name; every earlier one under the parent's.
-func (a *Archive) findGapsAtFork(child TimelineWAL) {
-	i := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == child.Parent })
-	if child.Parent == 0 || i < 0 || len(a.Timelines[i].Ranges) == 0 {
-		return // nothing of the parent is kept: the archive begins later
+// findGaps walks each branch, from the first segment that is kept of it along its
+// ancestors to their forks and on its own timeline to the last segment: what lies
+// between is missing. The segment with a fork in it is archived under the child's
+// name. Of a timeline of which nothing is archived yet, nothing is missing.
+func (a *Archive) findGaps() {
+	for _, t := range slices.Clone(a.Timelines) {
+		h := a.branch(t.Timeline)
+		from, begun := uint64(0), false
+		for i := range len(h.Entries) + 1 {
+			tli, end := t.Timeline, uint64(0)
+			if i < len(h.Entries) {
+				tli, end = h.Entries[i].Parent, postgres.SegmentAt(h.Entries[i].Parent, h.Entries[i].Switch, a.SegmentSize).Number(a.SegmentSize)
+			} else if n := len(t.Ranges); n > 0 {
+				end = t.Ranges[n-1].Last.Number(a.SegmentSize) + 1
+			}
+			at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == tli })
+			for j := 0; at >= 0 && !begun && j < len(a.Timelines[at].Ranges); j++ {
+				r := a.Timelines[at].Ranges[j]
+				if last := r.Last.Number(a.SegmentSize); from <= last && r.First.Number(a.SegmentSize) < end {
+					from, begun = max(from, r.First.Number(a.SegmentSize)), true
+				}
+			}
+			if missing := gap(tli, from, end, a.SegmentSize); begun && len(missing) > 0 {
+				a.lacks(missing)
+			}
+			from = max(from, end)
+		}
 	}
-	size, parent := a.SegmentSize, &a.Timelines[i]
-	fork := postgres.SegmentAt(child.Timeline, child.Switch, size).Number(size)
-	end := parent.Ranges[len(parent.Ranges)-1].Last.Number(size) + 1
-	missing := gap(parent.Timeline, end, fork, size)
-	if len(missing) > 0 && !slices.Contains(parent.Missing, missing[0]) {
-		parent.Missing = append(parent.Missing, missing...)
+	slices.SortFunc(a.Timelines, func(x, y TimelineWAL) int { return cmp.Compare(x.Timeline, y.Timeline) })
+}
+
+// lacks adds to a timeline's gaps what it does not have of a span. A timeline that has
+// neither a segment nor a history is shown for it.
+func (a *Archive) lacks(span []Range) {
+	tli := span[0].First.Timeline
+	at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == tli })
+	if at < 0 {
+		at, a.Timelines = len(a.Timelines), append(a.Timelines, TimelineWAL{Timeline: tli})
 	}
-	if len(child.Ranges) > 0 {
-		c := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == child.Timeline })
-		missing = gap(child.Timeline, fork, child.Ranges[0].First.Number(size), size)
-		a.Timelines[c].Missing = append(missing, a.Timelines[c].Missing...)
+	t := &a.Timelines[at]
+	t.Missing = merge(append(t.Missing, Subtract(span, t.Ranges, a.SegmentSize)...), a.SegmentSize)
+}
+
+// merge sorts ranges of one timeline and makes one of those that touch.
+func merge(all []Range, size postgres.SegmentSize) (joined []Range) {
+	slices.SortFunc(all, func(x, y Range) int { return strings.Compare(x.First.Name(), y.First.Name()) })
+	for _, r := range all {
+		n := len(joined)
+		if n == 0 || joined[n-1].Last.Number(size)+1 < r.First.Number(size) {
+			joined = append(joined, r)
+		} else if p := &joined[n-1]; p.Last.Number(size) < r.Last.Number(size) {
+			*p = gap(r.First.Timeline, p.First.Number(size), r.Last.Number(size)+1, size)[0]
+		}
 	}
+	return joined
 }
 
 // Missing are all gaps of all timelines.
@@ -152,7 +189,8 @@ func (a Archive) Missing() (all []Range) {
 	return all
 }
 
-func (a Archive) has(s postgres.Segment) bool {
+// Has tells whether the archive holds a segment.
+func (a Archive) Has(s postgres.Segment) bool {
 	n := s.Number(a.SegmentSize)
 	for _, t := range a.Timelines {
 		if t.Timeline != s.Timeline {
@@ -174,6 +212,15 @@ func (a Archive) History(tli postgres.TimelineID) (postgres.TimelineHistory, boo
 		return postgres.RootHistory(1), true
 	}
 	return h, ok
+}
+
+// branch is History, or the timeline alone where nobody knows where it came from.
+func (a Archive) branch(tli postgres.TimelineID) postgres.TimelineHistory {
+	h, ok := a.History(tli)
+	if !ok {
+		h = postgres.RootHistory(tli)
+	}
+	return h
 }
 
 // segmentOn names the file in which the branch h keeps segment number n: the
@@ -212,7 +259,7 @@ func (a Archive) branches(m Manifest) (found []postgres.TimelineHistory) {
 func (a Archive) complete(m Manifest) (h postgres.TimelineHistory, needed []postgres.Segment, ok bool) {
 	for _, h := range a.branches(m) {
 		needed := a.needed(h, m)
-		if !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.has(s) }) {
+		if !slices.ContainsFunc(needed, func(s postgres.Segment) bool { return !a.Has(s) }) {
 			return h, needed, true
 		}
 	}
@@ -230,7 +277,7 @@ func (a Archive) Lacks(m Manifest) []postgres.Segment {
 	if branches := a.branches(m); len(branches) > 0 {
 		own = branches[len(branches)-1]
 	}
-	return slices.DeleteFunc(a.needed(own, m), a.has)
+	return slices.DeleteFunc(a.needed(own, m), a.Has)
 }
 
 // WAL names the segments from a backup's start to its stop, as they are archived;
@@ -248,7 +295,7 @@ func (a Archive) Frontier(m Manifest) (WALEntry, bool) {
 		return WALEntry{}, false
 	}
 	last := needed[len(needed)-1]
-	for n := last.Number(a.SegmentSize) + 1; a.has(a.segmentOn(h, n)); n++ {
+	for n := last.Number(a.SegmentSize) + 1; a.Has(a.segmentOn(h, n)); n++ {
 		last = a.segmentOn(h, n)
 	}
 	return a.entry(last), true

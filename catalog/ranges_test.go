@@ -83,6 +83,23 @@ func TestGaps(t *testing.T) {
 		"1: 1-4, 2: 9, 3: 9, 2 from 1 at 9.5, 3 from 1 at 9.1": "1/5-8",
 		// The second fork lies before the first one: timeline 2 was left before it was entered.
 		"1: 1-9, 2: 5-7, 3: 3-4, 2 from 1 at 5.5, 3 from 1 at 3.5": "",
+		// A leader that has archived nothing yet owes nothing; what it was promoted on is owed.
+		"1: 1-5, 2:, 2 from 1 at 5.5":                                                 "",
+		"1: 1-3, 2:, 2 from 1 at 5.5":                                                 "1/4-4",
+		"1: 1-4, 2:, 3:, 2 from 1 at 5.5, 3 from 2 at 5.7":                            "",
+		"1: 1-4, 2:, 3:, 2 from 1 at 5.5, 3 from 2 at 7.7":                            "2/5-6", // and the next one was promoted on that
+		"1: 1-4, 2:, 3: 7, 2 from 1 at 5.5, 3 from 2 at 7.7":                          "2/5-6",
+		"1: 1-3, 2:, 3: 8, 2 from 1 at 5.5, 3 from 2 at 7.7":                          "1/4-4 2/5-6 3/7-7",
+		"1: 1-4, 3: 7, 2 from 1 at 5.5, 3 from 2 at 7.7":                              "2/5-6", // not even the parent's history was archived
+		"1:, 2:, 3: 7, 2 from 1 at 5.5, 3 from 2 at 7.7":                              "",      // nothing older is kept
+		"2: 6, 3: 7, 2 from 1 at 5.5, 3 from 2 at 7.7":                                "",
+		"1: 8-9, 2: 6-7, 2 from 1 at 5.5":                                             "", // the abandoned tail is no beginning of this branch
+		"1: 1-9, 2: 6-7, 2 from 1 at 5.5":                                             "2/5-5",
+		"1: 1-4 7-9, 2: 5-6, 2 from 1 at 5.5":                                         "1/5-6", // a hole of the abandoned branch alone
+		"1: 1-2 7-9, 2: 5-6, 2 from 1 at 5.5":                                         "1/3-6",
+		"1: 1-4, 2: 5, 3: 9, 2 from 1 at 5.5, 3 from 2 at 9.5":                        "2/6-8",
+		"1: 1-4, 2: 5, 3: 7, 4: 9, 2 from 1 at 5.5, 3 from 2 at 7.5, 4 from 2 at 9.5": "2/6-8", // two children of a child
+		"1: 1-9, 2: 5-6, 2 from 3 at 5.5, 3 from 1 at 4":                              "",      // unreadable order: nothing is made up
 	} {
 		if got := short(archiveOf(t, text).Missing()); got != want {
 			t.Errorf("%s: missing %q, want %q", text, got, want)

@@ -72,7 +72,11 @@ func (r *Repository) Survey(ctx context.Context) (Survey, error) {
 	if s.Conflicts, unresolved, err = r.Conflicts(ctx); err != nil {
 		return s, err
 	}
-	s.Unreadable = slices.Concat(broken, s.Archive.Unreadable, unresolved)
+	unread, err := r.readGaps(ctx, &s.Archive)
+	if err != nil {
+		return s, err
+	}
+	s.Unreadable = slices.Concat(broken, s.Archive.Unreadable, unresolved, unread)
 	for _, m := range backups {
 		s.Backups = append(s.Backups, s.Archive.judge(m))
 	}
@@ -133,7 +137,7 @@ func (r *Repository) lastCommit(ctx context.Context, a Archive, s postgres.Segme
 		if !ok || n == 0 {
 			break
 		}
-		if s = a.segmentOn(h, n-1); !a.has(s) {
+		if s = a.segmentOn(h, n-1); !a.Has(s) {
 			break
 		}
 	}

@@ -82,8 +82,8 @@ type Daemon struct {
 	Since   time.Time `json:"since"`
 	// Failed is the task that last failed here: another member's daemon should try it.
 	Failed string `json:"failed,omitempty"`
-	// Busy is how many backups it takes now.
-	Busy int `json:"busy,omitempty"`
+	// Running are the backups that it takes now.
+	Running []string `json:"running,omitempty"`
 }
 
 // Member finds a member by name.

@@ -87,7 +87,7 @@ var broken = map[string][]string{
 
 // What the errors of a name and of a time say is wanted.
 const (
-	wantName = `want lower-case letters, digits and single '-', at most 64, neither "first" nor beginning with "manual"`
+	wantName = `want lower-case letters, digits and single '-', at most 64, neither "first" nor "gap" nor beginning with "manual"`
 	wantCron = `want five fields (minute, hour, day of month, month, day of week), @daily or @every 6h`
 )
 

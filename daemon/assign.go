@@ -54,8 +54,10 @@ func assign(s situation) (from source, mine bool, why string) {
 	}
 	s.Want.Busy = map[string]int{}
 	for _, d := range s.Daemons {
-		if d.DataDir {
-			s.Want.Busy[d.Member] = d.Busy
+		for _, running := range d.Running {
+			if d.DataDir && running != s.Task {
+				s.Want.Busy[d.Member]++
+			}
 		}
 	}
 	s.Want.Waited = s.Want.Waited || s.Single && s.Me.DataDir // no replica's daemon will come

@@ -84,10 +84,14 @@ func TestAssignAgrees(t *testing.T) {
 
 func TestAssignSparesTheBusy(t *testing.T) {
 	all := beside("n1", "n2", "n3")
-	all[1].Busy = 1
-	from, mine, why := assign(situation{Topology: three(), Want: cluster.SourceWant{Policy: cluster.PreferReplica}, Daemons: all, Me: all[2]})
+	all[1].Running = []string{"20261121T020000Z-nightly"}
+	from, mine, why := assign(situation{Task: "20261121T030000Z-hourly", Topology: three(), Want: cluster.SourceWant{Policy: cluster.PreferReplica}, Daemons: all, Me: all[2]})
 	if !mine || from.Member != "n3" {
 		t.Errorf("%+v %v %q: n2 takes a backup already", from, mine, why)
+	}
+	from, mine, why = assign(situation{Task: "20261121T020000Z-nightly", Topology: three(), Want: cluster.SourceWant{Policy: cluster.PreferReplica}, Daemons: all, Me: all[2]})
+	if mine || from.Member != "n2" {
+		t.Errorf("%+v %v %q: it is this one that n2 takes", from, mine, why)
 	}
 }
 

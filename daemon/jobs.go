@@ -60,7 +60,7 @@ func (o once) Next(after time.Time) time.Time {
 func (s *service) schedule() { s.runner.SetJobs(s.jobs()) }
 
 // jobs are one for each schedule, one for the first backup of a repository without a
-// whole one, and one for expiry.
+// whole one, one for the backup behind a gap, and one for expiry.
 func (s *service) jobs() (all []scheduler.Job) {
 	s.mu.Lock()
 	c, v := s.config, s.survey
@@ -77,6 +77,11 @@ func (s *service) jobs() (all []scheduler.Job) {
 		first := c.Schedules[0]
 		first.Name, first.LatestStart, first.Attempts = catalog.FirstSchedule, 0, math.MaxInt
 		all = append(all, s.backupJob(first, once(v.Info.Created), time.Time{}))
+	}
+	if at := v.wantsGap(); !at.IsZero() && len(c.Schedules) > 0 {
+		gap := c.Schedules[0]
+		gap.Name, gap.LatestStart, gap.Attempts = catalog.GapSchedule, 0, math.MaxInt
+		all = append(all, s.backupJob(gap, once(at), time.Time{}))
 	}
 	if timetable, _ := c.Retention.Timetable(); timetable != nil && s.expire != nil {
 		all = append(all, scheduler.Job{Name: expireJob, Timetable: timetable, Attempts: 3, Delay: time.Minute, Ceiling: expireCeiling,

@@ -37,11 +37,13 @@ func Problems(s catalog.Survey, r config.Repository) (all []string) {
 			add("archive: %s is missing, timeline %d cannot be followed", postgres.HistoryFile(t.Timeline), uint32(t.Timeline))
 		}
 	}
-	for _, gap := range s.Archive.Missing() {
-		if gap.Segments == 1 {
-			add("archive: %s is missing", gap.First)
-		} else {
-			add("archive: %d segments are missing, %s to %s", gap.Segments, gap.First, gap.Last)
+	for _, gap := range s.Archive.Gaps() {
+		switch {
+		case gap.Accepted != nil:
+		case gap.Segments == 1:
+			add("archive: %s is missing (%s)", gap.First, gap.State)
+		default:
+			add("archive: %d segments are missing, %s to %s (%s)", gap.Segments, gap.First, gap.Last, gap.State)
 		}
 	}
 	for _, name := range s.Conflicts {

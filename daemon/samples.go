@@ -74,11 +74,16 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	if d.RPO != nil {
 		add("rpo_seconds", "Age of the newest archived segment.", *d.RPO)
 	}
-	gaps := 0
-	for _, gap := range s.survey.Archive.Missing() {
-		gaps += int(gap.Segments)
+	gaps := map[catalog.GapState]int{catalog.GapLate: 0, catalog.GapLost: 0, catalog.GapDropped: 0, catalog.GapAccepted: 0}
+	for _, gap := range s.survey.Archive.Gaps() {
+		if gap.Accepted != nil {
+			gap.State = catalog.GapAccepted
+		}
+		gaps[gap.State] += gap.Segments
 	}
-	add("gap_segments", "WAL segments that the archive lacks.", float64(gaps))
+	for state, n := range gaps {
+		add("gap_segments", "WAL segments that the archive lacks.", float64(n), "state", string(state))
+	}
 	add("conflicts", "WAL files of which two contents are kept, undecided.", float64(len(s.survey.Conflicts)))
 	count("missed_total", "Scheduled times recorded as missed in the repository.", s.survey.missed)
 	return all

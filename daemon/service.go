@@ -43,8 +43,9 @@ type service struct {
 	close   func()
 	runner  *scheduler.Runner
 
-	again  chan struct{} // a survey is wanted before its time
-	rejoin chan struct{} // what the others know of this daemon has changed
+	heard  map[string]time.Time // the audit's: since when each member could bring WAL
+	again  chan struct{}        // a survey is wanted before its time
+	rejoin chan struct{}        // what the others know of this daemon has changed
 
 	mu      sync.Mutex
 	config  config.Config
@@ -55,6 +56,7 @@ type service struct {
 	hooks   hooks
 	local   Local
 	survey  surveyed
+	gaps    []Gap               // of the newest survey
 	running map[string]*Running // by task
 	holds   map[string]hold     // by key: claims between turn and run
 	counts  counts
@@ -76,7 +78,7 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 
 func newService(o Options, c config.Config) (*service, error) {
 	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, hintOf: o.HintOf,
-		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, close: func() {}}
+		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, heard: map[string]time.Time{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
 	if s.me.Member == "" {
@@ -120,7 +122,10 @@ func (s *service) entry() cluster.Daemon {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.me
-	d.Failed, d.Busy = s.failed, len(s.running)
+	d.Failed = s.failed
+	for _, r := range s.running {
+		d.Running = append(d.Running, string(r.Backup))
+	}
 	return d
 }
 

@@ -73,7 +73,8 @@ func listenUnix(path string) (*net.UnixListener, error) {
 
 // serveHooks answers until ctx ends, and returns when the last answer is given.
 func (s *service) serveHooks(ctx context.Context, l *net.UnixListener) {
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer l.Close()
 	var all sync.WaitGroup
 	defer all.Wait()
 	slots := make(chan struct{}, hooksAtOnce)

@@ -38,6 +38,7 @@ type Status struct {
 
 	Schedules []scheduler.State `json:"schedules"`
 	Running   []Running         `json:"running"`
+	Gaps      []Gap             `json:"gaps"`
 	Problems  []string          `json:"problems"`
 }
 
@@ -84,7 +85,7 @@ func (s *service) status(now time.Time) Status {
 		Cluster: s.config.Cluster.Scope, System: system, Member: s.me.Member, Version: s.version, Started: s.started,
 		Loaded: s.loaded, Refused: s.refused, Single: s.single(), Role: cluster.Unknown, Leader: t.Leader, Paused: t.Paused,
 		Surveyed: s.survey.at, Windows: append([]catalog.Window{}, s.survey.Windows...), Next: next,
-		Schedules: append([]scheduler.State{}, schedules...), Running: []Running{}, Problems: []string{},
+		Schedules: append([]scheduler.State{}, schedules...), Running: []Running{}, Gaps: append([]Gap{}, s.gaps...), Problems: []string{},
 	}
 	if m, ok := t.Member(s.me.Member); ok {
 		d.Role = m.Role

@@ -51,6 +51,9 @@ func every(ctx context.Context, period, limit time.Duration, wake <-chan struct{
 func (s *service) lookAtStore(ctx context.Context) {
 	found, err := s.readStore(ctx)
 	s.takeIn(found, err, ctx.Err() == context.Canceled)
+	if err == nil && !found.empty {
+		s.audit(ctx, found.Survey, found.at)
+	}
 }
 
 // takeIn keeps what a look at the repository has found.
@@ -69,7 +72,7 @@ func (s *service) takeIn(found surveyed, err error, ending bool) {
 	case err == nil && before.err != nil:
 		s.event(slog.LevelInfo, "store.back", "the repository can be read again")
 	}
-	if err == nil && (before.at.IsZero() || !before.Info.Created.Equal(found.Info.Created) || before.wantsFirst() != found.wantsFirst()) {
+	if err == nil && (before.at.IsZero() || !before.Info.Created.Equal(found.Info.Created) || before.wantsFirst() != found.wantsFirst() || !before.wantsGap().Equal(found.wantsGap())) {
 		s.schedule()
 	}
 }

@@ -75,8 +75,8 @@ func (a *app) admit(cmd *cobra.Command) error {
 		return fail(exitPreflight, fmt.Sprintf("sudo -u postgres %s ...", cmd.CommandPath()),
 			"%s does not run as root: run it as the user that owns the data directory", cmd.CommandPath())
 	}
-	if cmd.HasSubCommands() {
-		return nil
+	if cmd.HasSubCommands() && cmd.Flags().Lookup("system-id") == nil {
+		return nil // it prints its help
 	}
 	err := a.load()
 	if strings.HasPrefix(words[1], "archive-") {

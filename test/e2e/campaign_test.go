@@ -212,16 +212,18 @@ func (d *daemons) blow(random *rand.Rand, c card) string {
 }
 
 // meet waits, for a schedule's period and a bit, until some daemon is in a phase of a
-// backup. It returns the member and the phase that it was in last.
+// backup that no blow has met yet: each can be tried again in what is left of its
+// time. It returns the member and the phase that it was in last.
 func (d *daemons) meet(phase string) (member, met string) {
 	member = d.cluster.Members[0].Name
 	for limit := time.Now().Add(80 * time.Second); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
 		for _, m := range d.cluster.Members {
 			s, err := d.status(m)
-			if err != nil || len(s.Running) == 0 {
+			if err != nil || len(s.Running) == 0 || s.Running[0].Backup == d.blown {
 				continue
 			}
 			if member, met = m.Name, s.Running[0].Phase; phase == "" || met == phase {
+				d.blown = s.Running[0].Backup
 				return member, met
 			}
 		}

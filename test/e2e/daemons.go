@@ -31,11 +31,12 @@ type daemons struct {
 	*world
 	period  time.Duration
 	running map[string]*lab.Process
+	blown   catalog.BackupID // under which a campaign last exchanged the leader
 }
 
 func (w *world) daemons(period time.Duration) *daemons {
 	w.Helper()
-	d := &daemons{w, period, map[string]*lab.Process{}}
+	d := &daemons{world: w, period: period, running: map[string]*lab.Process{}}
 	for _, m := range w.cluster.Members {
 		d.running[m.Name] = m.Run().Start(m.User, "daemon-"+m.Name, nil, w.binary, "--config", m.Run().Path("pgha-"+m.Name+".yaml"), "daemon")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -159,7 +160,7 @@ func TestCoordination(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		n1 := cluster.Daemon{Member: "n1", Host: "h1", DataDir: true, Version: "1.0.0", PID: 42, Since: time.Unix(1763704800, 0).UTC()}
 		busy := n1
-		busy.Busy = 1
+		busy.Running = []string{"20261121T020000Z-nightly"}
 		var busyNow atomic.Bool
 		entry := func() cluster.Daemon {
 			if busyNow.Load() {
@@ -173,7 +174,7 @@ func TestCoordination(t *testing.T) {
 			t.Helper()
 			lab.Poll(t, 20*time.Second, "the daemons", func() error {
 				got, err := c.Daemons(t.Context())
-				if err != nil || !slices.Equal(got, want) {
+				if err != nil || !slices.EqualFunc(got, want, func(a, b cluster.Daemon) bool { return reflect.DeepEqual(a, b) }) {
 					return fmt.Errorf("%+v, %v", got, err)
 				}
 				return nil
