@@ -153,8 +153,8 @@ func (a *Ahead) begin(id identity) (over func()) {
 	}
 }
 
-// push pushes a file, and remembers it if it is the same before and after. It calls
-// less as soon as it does not need the file's own part of its memory any more.
+// push pushes a file and remembers it as it was before: one that changes meanwhile is
+// another then, by its ctime. It calls less as soon as it does not need the file's own part of its memory any more.
 func (a *Ahead) push(ctx context.Context, p Pusher, path string, id identity, less func()) (catalog.PutOutcome, error) {
 	began := lifeOf(p.DataDir)
 	l := &loan{of: &a.memory, less: less}
@@ -162,11 +162,9 @@ func (a *Ahead) push(ctx context.Context, p Pusher, path string, id identity, le
 	l.end()
 	_, conflict := errors.AsType[*catalog.ConflictError](err)
 	_, refused := errors.AsType[*RefusedError](err)
-	after, gone := identify(path)
-	same := gone == nil && after == id && lifeOf(p.DataDir) == began
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if same && a.durable.of == began && (err == nil || conflict || refused) {
+	if a.durable.of == began && (err == nil || conflict || refused) {
 		a.durable.add(id, err == nil)
 	}
 	return outcome, err

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
 	"github.com/pgha-backup/pgha-backup/storage/mem"
@@ -224,7 +227,7 @@ func many(t *testing.T, n int) (dir string, names []string) {
 
 // The workers keep within their number and their window, which moves with PostgreSQL.
 func TestAheadWindow(t *testing.T) {
-	dir, names := many(t, 600)
+	dir, names := many(t, 300)
 	var mu sync.Mutex
 	pushing, most := 0, 0
 	bucket := around{mem.New(), func(put func() error) error {
@@ -248,7 +251,7 @@ func TestAheadWindow(t *testing.T) {
 		}
 		a.must(t, name, catalog.Already)
 	}
-	if most != 3 || int(a.Hits()) != len(names)-1 {
+	if most < 2 || most > 3 || int(a.Hits()) != len(names)-1 {
 		t.Errorf("%d at once, %d hits", most, a.Hits())
 	}
 }
@@ -269,6 +272,10 @@ func TestAheadHanging(t *testing.T) {
 	a.must(t, names[0], catalog.Stored)
 	eventually(t, "four hang", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.running == 4 })
 	a.must(t, names[20], catalog.Stored)
+	if a.mu.Lock(); a.running != 4 {
+		t.Error("the answer waited for what hangs")
+	}
+	a.mu.Unlock()
 }
 
 // The memory of all pushes is bounded, that of one that is waited for included; where
@@ -321,4 +328,102 @@ func (a around) Put(ctx context.Context, key storage.Key, body []byte, o storage
 		return put()
 	}
 	return a.put(put)
+}
+
+// Whichever call of the store fails, before or after it took effect: what is answered
+// with nil can be read back, and what fails ahead of a request is not its answer.
+func TestAheadFaults(t *testing.T) {
+	dir, names := readied(t)
+	names = names[:6]
+	for name, plan := range map[string]func(int, error) faulty.Plan{"nth": faulty.Nth, "nth after": faulty.NthAfter, "from": faulty.From} {
+		for n := 1; n <= 12; n++ {
+			inner := mem.New()
+			bucket := faulty.New(inner, plan(n, faulty.ErrInjected))
+			a := aheadOf(t, bucket, dir, 3)
+			failed := 0
+			for _, file := range names {
+				if _, err := a.Push(t.Context(), filepath.Join(a.dir, file)); err != nil {
+					failed++
+					continue
+				}
+				parsed, _ := postgres.ParseWALFile(file)
+				var got bytes.Buffer
+				repository := catalog.New(inner, catalog.Location{Scope: "main", System: must(t, dir)}, catalog.Options{})
+				if _, err := repository.GetWAL(t.Context(), parsed, &got); err != nil || !bytes.Equal(got.Bytes(), read(t, filepath.Join(a.dir, file))) {
+					t.Fatalf("%s %d: %s was acknowledged, and the archive holds %d bytes, %v", name, n, file, got.Len(), err)
+				}
+			}
+			if failed > 1 && name != "from" {
+				t.Errorf("%s %d: %d requests failed", name, n, failed)
+			}
+			a.Close()
+		}
+	}
+}
+
+// A file that may not be stored under its name is refused when it is asked for, each
+// time, and is not tried ahead again and again.
+func TestAheadConflict(t *testing.T) {
+	dir, names := readied(t)
+	inner := mem.New()
+	if _, err := pusher(inner, "").Push(t.Context(), filepath.Join(dir, "pg_wal", names[2])); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "pg_wal", names[2])
+	b := read(t, path)
+	b[9000] ^= 1
+	write(t, path, b)
+	bucket := faulty.New(inner, nil)
+	a := aheadOf(t, bucket, dir, 1)
+	for _, name := range slices.Concat(names[:2], names[3:]) {
+		if _, err := a.Push(t.Context(), filepath.Join(a.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "quiet", a.quiet)
+	}
+	puts := func() int {
+		return len(slices.DeleteFunc(bucket.Calls(), func(c string) bool {
+			return !strings.HasPrefix(c, "put ") || !strings.HasSuffix(c, "/"+names[2]) || strings.Contains(c, "conflict/")
+		}))
+	}
+	if puts() != 1 || int(a.Hits()) != len(names)-2 {
+		t.Errorf("tried %d times, %d hits", puts(), a.Hits())
+	}
+	for i := range 2 {
+		_, err := a.Push(t.Context(), path)
+		if _, conflict := errors.AsType[*catalog.ConflictError](err); !conflict || puts() != 2+i {
+			t.Errorf("asked: %v, %d puts", err, puts())
+		}
+	}
+}
+
+// One who asks for a file that is on its way waits for it, and its failure is not his.
+func TestAheadOnItsWay(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		dir, names := readied(t)
+		var puts atomic.Int64
+		let := make(chan struct{})
+		bucket := faulty.New(mem.New(), nil)
+		a := aheadOf(t, around{bucket, func(put func() error) error {
+			if puts.Add(1) == 2 { // the first is asked for, and one worker does the others
+				<-let
+				if fails {
+					return faulty.ErrInjected
+				}
+			}
+			return put()
+		}}, dir, 1)
+		a.must(t, names[0], catalog.Stored)
+		eventually(t, "one on its way", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.running == 1 })
+		want := map[bool]catalog.PutOutcome{false: catalog.Already, true: catalog.Stored}[fails]
+		time.AfterFunc(50*time.Millisecond, func() { close(let) })
+		a.must(t, names[1], want)
+		a.Close()
+		if hits := a.Hits(); hits != map[bool]int64{false: 1}[fails] {
+			t.Errorf("fails %t: %d hits", fails, hits)
+		}
+		if n := strings.Count(strings.Join(bucket.Calls(), "\n"), names[1]); n != 1 {
+			t.Errorf("fails %t: stored %d times", fails, n)
+		}
+	}
 }

@@ -33,6 +33,8 @@ type Getter struct {
 	Batch    int    // segments fetched by one Get, its own included; 0 is DefaultBatch
 	Timeouts Timeouts
 	Log      *slog.Logger // may be nil
+
+	beyond *Fetcher // nil: nothing goes on after a Get
 }
 
 // Get puts the file under dest, PostgreSQL's %f and %p, and returns when it is
@@ -166,6 +168,9 @@ func (r *retrieval) open(ctx context.Context) (*catalog.Repository, error) {
 // fetch brings our own file and, as soon as its first bytes are there, the next ones.
 func (r *retrieval) fetch(ctx context.Context, repository *catalog.Repository) error {
 	sweepTemps(filepath.Dir(r.dest), time.Now())
+	if r.beyond.await(ctx, r) {
+		return nil
+	}
 	ahead := r.newPrefetch(ctx, repository)
 	var n int64
 	err := place(r.dest, func(w io.Writer) error {

@@ -30,7 +30,7 @@ func (r *retrieval) fromSpool() bool {
 	if s == nil {
 		return false
 	}
-	err := s.take(r.file.Segment, r.size, r.dest, time.Now())
+	err := r.beyond.take(r, s)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.log.Warn("the segment fetched ahead is of no use, fetching it again", "file", r.file.String(), "error", err)
 	}
@@ -58,6 +58,14 @@ func (r *retrieval) ahead() int {
 	return min(cmp.Or(r.Batch, DefaultBatch)-1, spoolBytes/int(r.size))
 }
 
+// following are the segments that are fetched ahead.
+func (r *retrieval) following() (all []postgres.Segment) {
+	for s := r.file.Segment.Next(r.size); len(all) < r.ahead(); s = s.Next(r.size) {
+		all = append(all, s)
+	}
+	return all
+}
+
 // prefetch fetches the segments after ours into the spool. A failure here is
 // nobody's trouble: the segment is asked for again when its time comes.
 type prefetch struct {
@@ -80,9 +88,7 @@ func (r *retrieval) newPrefetch(ctx context.Context, repository *catalog.Reposit
 	if p.spool == nil {
 		return p
 	}
-	for s := r.file.Segment.Next(r.size); len(p.wanted) < r.ahead(); s = s.Next(r.size) {
-		p.wanted = append(p.wanted, s)
-	}
+	p.wanted = r.following()
 	return p
 }
 
@@ -93,6 +99,10 @@ func (p *prefetch) start() {
 		return
 	}
 	p.once.Do(func() {
+		if p.beyond != nil {
+			p.beyond.answered(p.retrieval, p.spool)
+			return
+		}
 		p.spool.keep(p.wanted, time.Now())
 		p.queue = make(chan postgres.Segment, len(p.wanted))
 		for _, segment := range p.wanted {
