@@ -114,7 +114,10 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 		})
 	}
 	if l := s.listenHooks(); l != nil {
-		all.Go(func() { s.serveHooks(ctx, l) })
+		all.Go(func() {
+			s.serveHooks(ctx, l)
+			s.wired().end()
+		})
 	}
 	all.Go(func() { every(ctx, surveyEvery, surveyTimeout, s.again, s.lookAtStore) })
 	if s.watch != nil {

@@ -12,6 +12,9 @@ import (
 type hooks struct {
 	push func(ctx context.Context, path string) error
 	get  func(ctx context.Context, file, dest string, mode hook.Mode) error
+	// What goes on beyond the answers, if anything does.
+	hits func() (pushed, fetched int64)
+	end  func()
 }
 
 // Clients are the archive clients as they are without a daemon: what is not known
@@ -27,15 +30,28 @@ func newHooks(o Options, c config.Config) (hooks, error) {
 		return hooks{}, nil // nobody is served
 	}
 	clients, err := o.Clients(c)
+	if err != nil {
+		return hooks{}, err
+	}
+	clients.Getter.DataDir = c.Cluster.DataDir
+	ahead, fetcher := wal.NewAhead(clients.Pusher, c.Archive.PushAhead), wal.NewFetcher(clients.Getter)
 	return hooks{
 		push: func(ctx context.Context, path string) error {
-			_, err := clients.Pusher.Push(ctx, path)
+			_, err := ahead.Push(ctx, path)
 			return err
 		},
-		get: func(ctx context.Context, file, dest string, mode hook.Mode) error {
-			getter := clients.Getter
-			getter.DataDir, getter.Mode = c.Cluster.DataDir, mode
-			return getter.Get(ctx, file, dest)
+		get:  fetcher.Get,
+		hits: func() (int64, int64) { return ahead.Hits(), fetcher.Hits() },
+		end: func() {
+			ahead.Close()
+			fetcher.Close()
 		},
-	}, err
+	}, nil
+}
+
+// wired are the hooks in force.
+func (s *service) wired() hooks {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hooks
 }

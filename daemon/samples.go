@@ -54,6 +54,11 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.hooks.hits != nil {
+		pushed, fetched := s.hooks.hits()
+		count("push_ahead_hits_total", "Pushes answered from memory: the file was stored before it was asked for.", int(pushed))
+		count("get_spool_hits_total", "Gets answered from the spool: the segment was fetched before it was asked for.", int(fetched))
+	}
 	count("backups_committed_total", "Backups that this daemon committed.", s.counts.committed)
 	count("backups_failed_total", "Attempts at a backup that failed in this daemon.", s.counts.failed)
 	add("store_up", "Whether the repository could be read at the last attempt.", truth(s.survey.err == nil && !s.survey.at.IsZero()))

@@ -245,8 +245,12 @@ func (s *service) adopt(c config.Config) error {
 		return err
 	}
 	s.mu.Lock()
+	end := s.hooks.end
 	s.config, s.opener, s.hooks = c, opener, hooks
 	s.mu.Unlock()
+	if end != nil {
+		go end() // the old store may take its time
+	}
 	s.schedule()
 	s.surveyAgain()
 	return nil

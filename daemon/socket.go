@@ -196,9 +196,7 @@ func (s *service) mine(r hook.Request) error {
 
 // serve does what is asked for. The exit statuses are those of pgha-backup.
 func (s *service) serve(ctx context.Context, r hook.Request) hook.Answer {
-	s.mu.Lock()
-	hooks := s.hooks
-	s.mu.Unlock()
+	hooks := s.wired()
 	var err error
 	status := 0
 	if r.File == "" {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -67,7 +68,7 @@ func (f *Fetcher) Close() {
 func (f *Fetcher) Hits() int64 { return f.hits.Load() }
 
 // Get is Getter.Get for one who waits in a mode.
-func (f *Fetcher) Get(ctx context.Context, name, dest string, mode Mode) error {
+func (f *Fetcher) Get(ctx context.Context, name, dest string, mode hook.Mode) error {
 	g := f.getter
 	g.Mode = mode
 	return g.Get(ctx, name, dest)
@@ -150,7 +151,7 @@ func (f *Fetcher) fill() {
 
 func (j *job) fetch(ctx context.Context, r *retrieval, s *spool, repository *catalog.Repository, segment postgres.Segment) error {
 	defer close(j.done)
-	ctx, watch := watchProgress(ctx, r.Timeouts.patient(Rewind))
+	ctx, watch := watchProgress(ctx, r.Timeouts.patient(hook.Rewind))
 	defer watch.stop()
 	return s.store(segment, func(w io.Writer) error {
 		return fetchWAL(ctx, repository, postgres.WALFile{Kind: postgres.WALSegment, Segment: segment}, r.size, writerFunc(func(b []byte) (int, error) {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
 	"github.com/pgha-backup/pgha-backup/storage/mem"
@@ -18,7 +19,7 @@ import (
 
 func fetcherOf(t *testing.T, bucket storage.Bucket, dir string) *Fetcher {
 	t.Helper()
-	g := getter(bucket, dir, Rewind)
+	g := getter(bucket, dir, hook.Rewind)
 	g.Spool, g.State, g.Batch, g.Timeouts = t.TempDir(), t.TempDir(), 4, Timeouts{}
 	return NewFetcher(*g)
 }
@@ -45,7 +46,7 @@ func TestFetcher(t *testing.T) {
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	for i, segment := range segments {
 		asked := len(gets(bucket.Calls()))
-		if err := f.Get(t.Context(), segment, dest, Recovery); err != nil {
+		if err := f.Get(t.Context(), segment, dest, hook.Recovery); err != nil {
 			t.Fatal(segment, err)
 		}
 		if !bytes.Equal(read(t, dest), read(t, filepath.Join(dir, "pg_wal", segment))) {
@@ -85,7 +86,7 @@ func TestFetcherOnItsWay(t *testing.T) {
 	defer f.Close()
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	for _, segment := range segments[:2] {
-		if err := f.Get(t.Context(), segment, dest, Recovery); err != nil {
+		if err := f.Get(t.Context(), segment, dest, hook.Recovery); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -103,7 +104,7 @@ func TestFetcherJumps(t *testing.T) {
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	spooled := func(segment, dest string) []string {
 		t.Helper()
-		if err := f.Get(t.Context(), segment, dest, Standby); err != nil {
+		if err := f.Get(t.Context(), segment, dest, hook.Standby); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "the window filled", f.still)
@@ -151,8 +152,8 @@ func TestFetcherAnswers(t *testing.T) {
 		plan := faulty.Nth(n, faulty.ErrInjected)
 		f := fetcherOf(t, faulty.New(inner, plan), dir)
 		for _, name := range slices.Concat(segments, []string{"00000002.history", "00000003.history", "0000000100000000000000FF", "nonsense"}) {
-			err := f.Get(t.Context(), name, dest, Standby)
-			want := getter(inner, dir, Standby).Get(t.Context(), name, filepath.Join(t.TempDir(), "RECOVERYXLOG"))
+			err := f.Get(t.Context(), name, dest, hook.Standby)
+			want := getter(inner, dir, hook.Standby).Get(t.Context(), name, filepath.Join(t.TempDir(), "RECOVERYXLOG"))
 			if kind(err) != kind(want) && (n == 0 || !errors.Is(err, faulty.ErrInjected) || kind(err) != "") {
 				t.Errorf("call %d fails: %s: %v, without us %v", n, name, err, want)
 			}
@@ -179,7 +180,7 @@ func TestFetcherHangs(t *testing.T) {
 			return f
 		})
 		f := fetcherOf(t, bucket, dir)
-		if err := f.Get(t.Context(), segments[0], dest, Standby); err != nil {
+		if err := f.Get(t.Context(), segments[0], dest, hook.Standby); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -187,7 +188,7 @@ func TestFetcherHangs(t *testing.T) {
 			t.Errorf("spooled: %v", left)
 		}
 		begin := time.Now()
-		err := f.Get(t.Context(), segments[2], dest, Standby)
+		err := f.Get(t.Context(), segments[2], dest, hook.Standby)
 		if _, stall := errors.AsType[*StalledError](err); !stall || time.Since(begin) != 2*time.Second {
 			t.Errorf("%v after %s", err, time.Since(begin))
 		}
