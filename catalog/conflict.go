@@ -14,8 +14,8 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// Resolution is conflict/<file>/resolved: an operator's word on which of two
-// contents of one WAL file counts. Every reader follows it (R4).
+// Resolution is conflict/<file>/resolved: a person's or the leader's word on which of
+// two contents of one WAL file counts. Every reader follows it (R4).
 type Resolution struct {
 	Format int       `json:"format"`
 	SHA256 string    `json:"sha256"`
@@ -32,38 +32,55 @@ type resolutions struct {
 	byFile map[string]decision // by the name of the WAL file
 }
 
-// decision is the sha256 that counts, or why nobody knows; neither where nobody has
-// said. Only who reads this very file is told.
+// decision is which of the kept contents counts, or why nobody knows; neither where
+// nobody has said. Only who reads this very file is told.
 type decision struct {
-	sha string
-	err error
+	kept []storage.Object
+	said Resolution
+	err  error
 }
+
+func (d decision) open() bool { return d.said.SHA256 == "" && d.err == nil }
 
 const resolutionsAge = 10 * time.Second
 
-// walKey is where a WAL file is read from.
-func (r *Repository) walKey(ctx context.Context, file postgres.WALFile) (storage.Key, error) {
+// walKey is where a WAL file is read from, and which content a resolution wants there.
+func (r *Repository) walKey(ctx context.Context, file postgres.WALFile) (key storage.Key, sha string, err error) {
 	resolved, err := r.resolutions(ctx)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	key := r.keys.wal(file)
-	decided, ok := resolved[file.String()]
+	return r.follow(ctx, file, resolved[file.String()])
+}
+
+// follow goes where a decision points; sha is what must be found there, if anything.
+func (r *Repository) follow(ctx context.Context, file postgres.WALFile, decided decision) (key storage.Key, sha string, err error) {
+	key, sha = r.keys.wal(file), decided.said.SHA256
 	switch {
 	case errors.Is(decided.err, storage.ErrNotExist): // it is the resolution that is gone, not the file
-		return "", fmt.Errorf("find out which content of %s counts: %v", file, decided.err)
-	case !ok || decided.err != nil:
-		return key, decided.err
+		return "", "", fmt.Errorf("find out which content of %s counts: %v", file, decided.err)
+	case sha == "" || decided.err != nil:
+		return key, "", decided.err
 	}
-	kept := r.keys.conflict(file, decided.sha)
+	kept := r.keys.conflict(file, sha)
 	switch _, err := r.bucket.Head(ctx, kept); {
 	case err == nil:
-		return kept, nil
+		return kept, sha, nil
 	case errors.Is(err, storage.ErrNotExist):
-		return key, nil // the stored one was declared rightful
+		return key, sha, nil // the stored one was declared rightful
 	default:
-		return "", err
+		return "", "", err
 	}
+}
+
+// decided asks the store what was said of one file: whoever acknowledges WAL cannot
+// go by what was known a while ago.
+func (r *Repository) decided(ctx context.Context, file postgres.WALFile) (d decision) {
+	d.err = r.readDocument(ctx, r.keys.resolved(file), 1<<16, &d.said)
+	if errors.Is(d.err, storage.ErrNotExist) {
+		d.err = nil
+	}
+	return d
 }
 
 func (r *Repository) resolutions(ctx context.Context) (map[string]decision, error) {
@@ -72,32 +89,33 @@ func (r *Repository) resolutions(ctx context.Context) (map[string]decision, erro
 	if r.resolved.byFile != nil && time.Since(r.resolved.read) < resolutionsAge {
 		return r.resolved.byFile, nil
 	}
-	files, _, err := r.conflicts(ctx)
+	files, _, err := r.conflicts(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	maps.DeleteFunc(files, func(_ string, d decision) bool { return d.sha == "" && d.err == nil })
+	maps.DeleteFunc(files, func(_ string, d decision) bool { return d.open() })
 	r.resolved.byFile, r.resolved.read = files, time.Now()
 	return files, nil
 }
 
-// conflicts are all WAL files of which two contents are kept, with what was decided.
-func (r *Repository) conflicts(ctx context.Context) (files map[string]decision, broken []Unreadable, err error) {
+// conflicts are the WAL files of which two contents are kept, with what was decided:
+// all, or those below a name.
+func (r *Repository) conflicts(ctx context.Context, below storage.Key) (files map[string]decision, broken []Unreadable, err error) {
 	files = map[string]decision{}
-	for object, err := range r.bucket.List(ctx, r.keys.conflicts(), "") {
+	for object, err := range r.bucket.List(ctx, r.keys.conflicts()+below, "") {
 		if err != nil {
 			return nil, nil, fmt.Errorf("list WAL conflicts: %w", err)
 		}
 		file, name, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
-		files[file] = decision{} // "resolved" sorts after every hash
-		if name == "resolved" {
-			var resolution Resolution
-			err := r.readDocument(ctx, object.Key, 1<<16, &resolution)
-			files[file] = decision{resolution.SHA256, err}
-			if err := (*unreadables)(&broken).add("", object.Key, err); err != nil {
+		d := files[file]
+		if name != "resolved" {
+			d.kept = append(d.kept, object)
+		} else if d.err = r.readDocument(ctx, object.Key, 1<<16, &d.said); d.err != nil {
+			if err := (*unreadables)(&broken).add("", object.Key, d.err); err != nil {
 				return nil, nil, err
 			}
 		}
+		files[file] = d
 	}
 	return files, broken, nil
 }
@@ -105,7 +123,7 @@ func (r *Repository) conflicts(ctx context.Context) (files map[string]decision, 
 // Conflicts names the WAL files of which two contents are kept and nobody has said
 // yet which one counts.
 func (r *Repository) Conflicts(ctx context.Context) (names []string, broken []Unreadable, err error) {
-	files, broken, err := r.conflicts(ctx)
-	maps.DeleteFunc(files, func(_ string, d decision) bool { return d.sha != "" || d.err != nil })
+	files, broken, err := r.conflicts(ctx, "")
+	maps.DeleteFunc(files, func(_ string, d decision) bool { return !d.open() })
 	return slices.Sorted(maps.Keys(files)), broken, err
 }

@@ -27,6 +27,8 @@ type Location struct {
 type Options struct {
 	Codec codec.Name  // default zstd
 	Level codec.Level // default "default"
+	// Author is the member whose WAL is stored, empty where there is none.
+	Author string
 	// PartSize and InFlight bound the memory of a streamed upload: one buffer of
 	// PartSize for each part in flight and one being filled. 16 MiB and 2.
 	PartSize, InFlight int

@@ -17,15 +17,23 @@ import (
 // StatWAL reads the header of a stored WAL file: storage.ErrNotExist if absent.
 // A resolved conflict is followed.
 func (r *Repository) StatWAL(ctx context.Context, file postgres.WALFile) (WALObject, error) {
-	key, err := r.walKey(ctx, file)
+	key, sha, err := r.walKey(ctx, file)
 	if err != nil {
 		return WALObject{}, err
 	}
-	object, err := r.bucket.Head(ctx, key)
+	return r.statAt(ctx, key, sha, file)
+}
+
+func (r *Repository) statAt(ctx context.Context, key storage.Key, sha string, file postgres.WALFile) (WALObject, error) {
+	stored, err := r.bucket.Head(ctx, key)
 	if err != nil {
 		return WALObject{}, err
 	}
-	return r.StatWALEntry(ctx, WALEntry{File: file, Size: object.Size, key: key})
+	object, err := r.StatWALEntry(ctx, WALEntry{File: file, Size: stored.Size, key: key})
+	if err == nil {
+		err = object.isOf(sha)
+	}
+	return object, err
 }
 
 // StatWALEntry reads the header of a listed WAL file in one ranged GET.
@@ -57,11 +65,14 @@ func (r *Repository) statSpan(ctx context.Context, entry WALEntry, length int64)
 // header. On an error what w got must be thrown away. An absent file is
 // storage.ErrNotExist; damage is codec.ErrCorrupt.
 func (r *Repository) GetWAL(ctx context.Context, file postgres.WALFile, w io.Writer) (WALObject, error) {
-	key, err := r.walKey(ctx, file)
+	key, sha, err := r.walKey(ctx, file)
 	if err != nil {
 		return WALObject{}, err
 	}
 	object, err := r.getWAL(ctx, key, file, w)
+	if err == nil {
+		err = object.isOf(sha)
+	}
 	if err != nil && !errors.Is(err, storage.ErrNotExist) {
 		err = fmt.Errorf("%s: %w", key, err)
 	}

@@ -22,6 +22,8 @@ type WALObject struct {
 	SystemIdentifier postgres.SystemIdentifier `json:"system_identifier"`
 	Size             int64                     `json:"size"`   // plaintext, bytes
 	SHA256           string                    `json:"sha256"` // of the plaintext
+	// Author is the member that pushed it first; empty where that is not known.
+	Author string `json:"author,omitempty"`
 	// ValidSHA256 is the hash up to Facts.ValidEnd: a recycled tail is no difference (R3).
 	ValidSHA256 string `json:"valid_sha256,omitempty"`
 	// Facts is set for segments and partial segments.
@@ -30,7 +32,8 @@ type WALObject struct {
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
 func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) WALObject {
-	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System, Size: int64(len(plain)), Facts: facts}
+	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System,
+		Size: int64(len(plain)), Author: r.options.Author, Facts: facts}
 	valid, hash := 0, sha256.New()
 	if facts != nil {
 		valid = min(int(facts.ValidEnd), len(plain))
@@ -50,6 +53,14 @@ func (o WALObject) Same(other WALObject) bool {
 	}
 	return o.Facts != nil && other.Facts != nil && o.Facts.Walked && other.Facts.Walked &&
 		o.Size == other.Size && o.Facts.ValidEnd == other.Facts.ValidEnd && o.ValidSHA256 == other.ValidSHA256
+}
+
+// isOf refuses another content than the one that a resolution names: that one is gone.
+func (o WALObject) isOf(sha string) error {
+	if sha != "" && o.SHA256 != sha {
+		return fmt.Errorf("%w: %s is found with sha256 %.12s, and it was decided that %.12s counts", codec.ErrCorrupt, o.Name, o.SHA256, sha)
+	}
+	return nil
 }
 
 func (o WALObject) check(file postgres.WALFile, system postgres.SystemIdentifier) error {

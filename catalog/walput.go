@@ -24,6 +24,8 @@ type ConflictError struct {
 	File         postgres.WALFile
 	Stored, Ours WALObject
 	Kept         storage.Key
+	// Decided says that the stored one counts, if anybody has said anything.
+	Decided Resolution
 }
 
 func (e *ConflictError) Error() string {
@@ -33,10 +35,13 @@ func (e *ConflictError) Error() string {
 
 // Hint says what an operator does next.
 func (e *ConflictError) Hint() string {
+	if e.Decided.SHA256 != "" {
+		return "it is decided, " + e.Decided.String() + ": this server's WAL is on no way to a restore; stop it, and make it anew"
+	}
 	if e.File.Kind == postgres.WALHistory {
 		return "two servers made the same timeline number: switch over once, so that the leader opens a new timeline, and find out who wrote the other one"
 	}
-	return "two servers wrote this WAL position on one timeline (split brain, or a restored copy that archives here): find out which one is rightful before anything is deleted; nothing was overwritten"
+	return "two servers wrote this WAL position on one timeline (split brain, or a restored copy that archives here): find out which one is rightful, then: pgha-backup wal conflicts show " + e.File.String() + "; nothing was overwritten"
 }
 
 // PutWAL stores a WAL file once and for all. An error means that it must not be
@@ -77,7 +82,12 @@ func (r *Repository) PutPackedWAL(ctx context.Context, p PackedWAL) (PutOutcome,
 	}
 	// Taken: by an earlier try of ours whose answer was lost, by the same WAL pushed
 	// from another member, or by something else.
-	stored, err := r.StatWAL(ctx, file)
+	decided := r.decided(ctx, file)
+	key, sha, err := r.follow(ctx, file, decided)
+	var stored WALObject
+	if err == nil {
+		stored, err = r.statAt(ctx, key, sha, file)
+	}
 	if err != nil {
 		return "", fmt.Errorf("compare with the stored %s: %w", file, err)
 	}
@@ -88,5 +98,5 @@ func (r *Repository) PutPackedWAL(ctx context.Context, p PackedWAL) (PutOutcome,
 	if err := r.bucket.Put(ctx, kept, body, storage.PutOptions{IfAbsent: true}); err != nil && !errors.Is(err, storage.ErrExist) {
 		return "", fmt.Errorf("archive holds %s with other content, and ours could not be kept: %w", file, err)
 	}
-	return "", &ConflictError{File: file, Stored: stored, Ours: ours, Kept: kept}
+	return "", &ConflictError{File: file, Stored: stored, Ours: ours, Kept: kept, Decided: decided.said}
 }

@@ -44,6 +44,7 @@ type service struct {
 	runner  *scheduler.Runner
 
 	heard  map[string]time.Time // the audit's: since when each member could bring WAL
+	told   map[string]bool      // conflicts that an event told of; only lookAtStore uses it
 	again  chan struct{}        // a survey is wanted before its time
 	rejoin chan struct{}        // what the others know of this daemon has changed
 
@@ -78,7 +79,8 @@ func (s *service) event(level slog.Level, event, text string, args ...any) {
 
 func newService(o Options, c config.Config) (*service, error) {
 	s := &service{log: o.Log, version: o.Version, started: time.Now(), config: c, loaded: time.Now(), open: o.Open, hintOf: o.HintOf,
-		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{}, heard: map[string]time.Time{}, close: func() {}}
+		again: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), running: map[string]*Running{}, holds: map[string]hold{},
+		heard: map[string]time.Time{}, told: map[string]bool{}, close: func() {}}
 	host, _ := os.Hostname()
 	s.me = cluster.Daemon{Member: c.Cluster.Member, Host: host, DataDir: c.Cluster.DataDir != "", Version: o.Version, PID: os.Getpid(), Since: s.started}
 	if s.me.Member == "" {

@@ -54,6 +54,7 @@ func (s *service) lookAtStore(ctx context.Context) {
 	if err == nil && !found.empty {
 		s.audit(ctx, found.Survey, found.at)
 	}
+	s.lookAtConflicts(ctx, found.Conflicts)
 }
 
 // takeIn keeps what a look at the repository has found.

@@ -124,7 +124,7 @@ func (a *app) opener() (daemon.Opener, error) {
 func (a *app) options() catalog.Options {
 	r := a.config.Repository()
 	name, level, _ := codec.Parse(r.Codec, r.Level) // validated
-	return catalog.Options{Codec: name, Level: level, PartSize: int(a.config.Backup.PartSize)}
+	return catalog.Options{Codec: name, Level: level, Author: a.config.Cluster.Member, PartSize: int(a.config.Backup.PartSize)}
 }
 
 // print shows a document as JSON where that is asked for, else as text does.

@@ -66,7 +66,7 @@ func exitCode(err error) int {
 		return exitVerification
 	case is[*config.Error](err), errors.Is(err, storage.ErrNoBucket), errors.Is(err, storage.ErrDenied):
 		return exitConfig
-	case errors.Is(err, catalog.ErrCommitted), errors.Is(err, catalog.ErrExpired), is[*catalog.ConflictError](err):
+	case errors.Is(err, catalog.ErrCommitted), errors.Is(err, catalog.ErrExpired), is[*catalog.ConflictError](err), is[*catalog.ResolveError](err):
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification

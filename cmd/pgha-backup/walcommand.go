@@ -12,7 +12,7 @@ import (
 )
 
 func newWALCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{Use: "wal", Short: "Look into the WAL archive"}, newWALListCommand(a), newWALGapsCommand(a))
+	return group(&cobra.Command{Use: "wal", Short: "Look into the WAL archive"}, newWALListCommand(a), newWALGapsCommand(a), newWALConflictsCommand(a))
 }
 
 func newWALListCommand(a *app) *cobra.Command {
