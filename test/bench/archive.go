@@ -28,8 +28,7 @@ func (b *bench) measureArchive() {
 	b.locked(func() { b.makeFeed(b.segments) })
 	b.describeArchive()
 	file, near, far := b.places()
-	pushes := []column{}
-	pushes = append(pushes, walColumns(len(b.names), true)...)
+	pushes := walColumns(len(b.names), true)
 	for _, w := range []struct {
 		name string
 		at   *place
@@ -38,12 +37,13 @@ func (b *bench) measureArchive() {
 			continue
 		}
 		before := 0
+		all := b.archivers(w.at)
 		if w.at.proxy != nil {
-			before = w.at.proxy.Count("PUT", "")
+			before = w.at.proxy.Count("", "")
 		}
-		table(os.Stdout, "WAL push, "+w.at.name, interleaved(b, w.name, b.archivers(w.at), func(a *archiver) sample { return b.pushAhead(a, 0) }), pushes)
+		table(os.Stdout, "WAL push, "+w.at.name, interleaved(b, w.name, all, func(a *archiver) sample { return b.pushAhead(a, 0) }), pushes)
 		if w.at.proxy != nil {
-			fmt.Printf("\n%d PUTs for %d segments, all programs together\n", w.at.proxy.Count("PUT", "")-before, 4*b.runs*len(b.names))
+			fmt.Printf("\n%d requests for %d segments, all programs together\n", w.at.proxy.Count("", "")-before, len(all)*b.runs*len(b.names))
 		}
 	}
 	if b.wants("fetch", "replay") {

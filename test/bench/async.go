@@ -58,8 +58,10 @@ func (b *bench) places() (file, near, far *place) {
 
 // archivers are both programs with both codecs in one place.
 func (b *bench) archivers(p *place) []*archiver {
-	return []*archiver{b.oursAhead("s2", fast, p), b.asynchronous("lz4", 1, fast, p), b.oursAhead("zstd", dense, p), b.asynchronous("zst", 3, dense, p)}
+	return []*archiver{b.oursAhead("s2", fast, p), b.asynchronous("lz4", 1, fast, p), b.oursAhead("zstd", dense, p), b.oursAhead("zstd, level: fastest", dense, p), b.asynchronous("zst", 3, dense, p)}
 }
+
+var spelled = strings.NewReplacer(" ", "", "+", "-", ",", "-", ":", "-")
 
 func (b *bench) room(name string, p *place) (root, scratch string) {
 	b.Helper()
@@ -77,14 +79,14 @@ func (b *bench) room(name string, p *place) (root, scratch string) {
 
 func (b *bench) oursAhead(codec string, class class, p *place) *archiver {
 	b.Helper()
-	name := strings.NewReplacer(" ", "", "+", "-").Replace("ahead-" + codec + "-" + p.name)
+	name := spelled.Replace("ahead-" + codec + "-" + p.name)
 	root, scratch := b.room(name, p)
 	where := fmt.Sprintf("type: file, file: {path: %s}", root)
 	if p.s3 != nil {
 		where = fmt.Sprintf(`type: s3, s3: {endpoint: "https://%s", bucket: %s, region: %s, access_key: %s, secret_key: %s, path_style: path, ca_file: %s}`,
 			p.addr, name, p.s3.Region, p.s3.AccessKey, p.s3.SecretKey, p.ca)
 	}
-	a := &archiver{contender: &contender{name: "pgha-wal " + codec, class: class, wal: []string{root + "/bench/*/wal/*"}},
+	a := &archiver{contender: &contender{name: "pgha-wal " + strings.ReplaceAll(codec, ", level:", ""), class: class, wal: []string{root + "/bench/*/wal/*"}},
 		socket: b.run.Path(name, "socket"), scratch: scratch}
 	configured := func(dataDir string) string {
 		return b.run.WriteFile(lab.User1, 0o600, fmt.Sprintf(`cluster: {scope: bench, member: one, data_dir: %s, bin_dir: %s, state_dir: %s, dsn: "host=%s"}
@@ -102,7 +104,7 @@ archive: {fill_after: 12h}
 
 func (b *bench) asynchronous(codec string, level int, class class, p *place) *archiver {
 	b.Helper()
-	name := strings.NewReplacer(" ", "", "+", "-").Replace("async-" + codec + "-" + p.name)
+	name := spelled.Replace("async-" + codec + "-" + p.name)
 	root, scratch := b.room(name, p)
 	where := "repo1-path=" + root
 	if p.s3 != nil {

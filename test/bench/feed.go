@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -45,16 +46,16 @@ func (b *bench) recordFeed(segments int) {
 	pg.Exec("select pg_switch_wal()")
 	b.run.Must(lab.User1, pg.Bin("pg_basebackup"), "-h", pg.SocketDir, "-p", fmt.Sprint(pg.Port), "-U", "postgres",
 		"-D", b.feed+"/base", "-X", "none", "-c", "fast", "--no-sync")
-	var first string
-	pg.QueryRow("select split_part(pg_read_file($1), ' ', 6)", &first, b.feed+"/base/backup_label")
-	b.Logf("backup_label: %s", first)
+	label, err := os.ReadFile(b.feed + "/base/backup_label")
+	b.must(err)
+	first := startFile.FindStringSubmatch(string(label))[1]
 	var count int
 	for count < segments+4 {
 		pg.Exec("CHECKPOINT") // so that whole pages come again
 		bench("-n", "-c", "4", "-j", "2", "-T", "2")
 		count = 0
 		for _, path := range b.glob(b.feed + "/pg_wal/0*") {
-			if filepath.Base(path) < first[1:25] {
+			if filepath.Base(path) < first {
 				b.must(os.Remove(path))
 			} else {
 				count++
@@ -90,3 +91,6 @@ func (b *bench) dataDir(name string) string {
 }
 
 const socketWait = 20 * time.Second
+
+// startFile finds the first segment that a backup needs.
+var startFile = regexp.MustCompile(`\(file ([0-9A-F]{24})\)`)
