@@ -21,7 +21,7 @@ type loop struct {
 	Command []string
 	Names   []string
 	Push    string        // pg_wal: the path is added, .ready becomes .done
-	Keep    string        // the name and a destination are added, and what came is kept here
+	Keep    string        // the name and a destination are added, and some of what came is kept here
 	Pace    time.Duration // between two segments
 }
 
@@ -87,7 +87,11 @@ func (l *loop) one(name string) (time.Duration, error) {
 		err = os.Rename(status+".ready", status+".done")
 	}
 	if err == nil && l.Keep != "" {
-		err = os.Rename(dest, filepath.Join(l.Keep, name))
+		to := filepath.Join(l.Keep, "last") // recovery has done with it: its memory is free for the next
+		if strings.HasSuffix(name, "0") {
+			to = filepath.Join(l.Keep, name)
+		}
+		err = os.Rename(dest, to)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, said.String())
