@@ -98,11 +98,11 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 		return nil, err
 	}
 	if dst != nil {
-		encoder, err := codec.NewEncoder(name, level)
+		encoder, err := options.Encoders.Encoder(name, level)
 		if err != nil {
 			return nil, err
 		}
-		defer encoder.Release()
+		defer options.Encoders.Release(encoder)
 		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
 			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
 		}
@@ -113,11 +113,11 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 	workers := min(len(frames), runtime.GOMAXPROCS(0), 4)
 	for w := range workers {
 		group.Go(func() error {
-			encoder, err := codec.NewEncoder(name, level)
+			encoder, err := options.Encoders.Encoder(name, level)
 			if err != nil {
 				return err
 			}
-			defer encoder.Release()
+			defer options.Encoders.Release(encoder)
 			for i := w; i < len(frames); i += workers {
 				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
 				// Room for the worst case: memory that is not touched costs nothing, memory

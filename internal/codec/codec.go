@@ -61,28 +61,32 @@ type Encoder struct {
 	name Name
 	zw   *zstd.Encoder
 	sw   *s2.Writer
-	pool *sync.Pool
 }
 
-// Release gives an encoder back, for who needs one again and again. Nothing may be done with it after that.
-func (e *Encoder) Release() { e.pool.Put(e) }
+// Pool keeps encoders of one codec and level for the next frame: one of zstd has ten
+// megabytes of tables and history. A nil pool keeps none.
+type Pool struct{ idle sync.Pool }
 
-// idle are encoders that were released: one of zstd has ten megabytes of tables and history.
-var idle sync.Map // of Encoder's kind, a *sync.Pool
-
-type kind struct {
-	Name
-	Level
-}
-
-// NewEncoder makes an encoder for a codec and level that Parse accepted, or takes one that was released.
-func NewEncoder(name Name, level Level) (*Encoder, error) {
-	pool, _ := idle.LoadOrStore(kind{name, level}, &sync.Pool{})
-	e, _ := pool.(*sync.Pool).Get().(*Encoder)
-	if e != nil {
-		return e, nil
+// Encoder takes one that was released, or makes one.
+func (p *Pool) Encoder(name Name, level Level) (*Encoder, error) {
+	if p != nil {
+		if e, _ := p.idle.Get().(*Encoder); e != nil {
+			return e, nil
+		}
 	}
-	e = &Encoder{name: name, pool: pool.(*sync.Pool)}
+	return NewEncoder(name, level)
+}
+
+// Release takes back an encoder that is not used any more.
+func (p *Pool) Release(e *Encoder) {
+	if p != nil {
+		p.idle.Put(e)
+	}
+}
+
+// NewEncoder makes an encoder for a codec and level that Parse accepted.
+func NewEncoder(name Name, level Level) (*Encoder, error) {
+	e := &Encoder{name: name}
 	switch name {
 	case Zstd:
 		speed := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault,
