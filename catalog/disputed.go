@@ -15,9 +15,9 @@ import (
 
 // Conflict is a WAL file of which more than one content is kept.
 type Conflict struct {
-	File       string      `json:"file"`
-	Contents   []Content   `json:"contents"` // the stored one first, the others by their hash
-	Resolution *Resolution `json:"resolution,omitempty"`
+	File       postgres.WALFile `json:"file"`
+	Contents   []Content        `json:"contents"` // the stored one first, the others by their hash
+	Resolution *Resolution      `json:"resolution,omitempty"`
 	// Problem is why the resolution cannot be read.
 	Problem string `json:"problem,omitempty"`
 }
@@ -61,7 +61,7 @@ func (r *Repository) Conflicting(ctx context.Context, name string) ([]Conflict, 
 }
 
 func (r *Repository) describeConflict(ctx context.Context, file postgres.WALFile, d decision) (Conflict, error) {
-	c := Conflict{File: file.String()}
+	c := Conflict{File: file}
 	if d.err != nil {
 		c.Problem = d.err.Error()
 	} else if !d.open() {
@@ -91,29 +91,22 @@ func (r *Repository) describeConflict(ctx context.Context, file postgres.WALFile
 }
 
 // Compare reads the contents whole and finds where each parts from the first.
-func (r *Repository) Compare(ctx context.Context, c *Conflict) error {
-	file, err := postgres.ParseWALFile(c.File)
-	if err != nil {
-		return err
-	}
+func (r *Repository) Compare(ctx context.Context, c Conflict) error {
 	var first []byte
-	for i := range c.Contents {
-		k, plain := &c.Contents[i], bytes.Buffer{}
-		if _, err := r.getWAL(ctx, k.key, file, &plain); err != nil {
-			k.Problem = err.Error()
-			if err := new(unreadables).add("", k.key, err); err != nil {
-				return err
-			}
+	for i, k := range c.Contents {
+		var plain bytes.Buffer
+		if _, err := r.getWAL(ctx, k.key, c.File, &plain); err != nil {
+			return fmt.Errorf("%s: %w", k.key, err)
 		}
 		if i == 0 {
 			first = plain.Bytes()
-		} else if k.Problem == "" && c.Contents[0].Problem == "" {
-			at := 0
-			for at < min(len(first), plain.Len()) && first[at] == plain.Bytes()[at] {
-				at++
-			}
-			k.DiffersAt = &at
+			continue
 		}
+		at := 0
+		for at < min(len(first), plain.Len()) && first[at] == plain.Bytes()[at] {
+			at++
+		}
+		c.Contents[i].DiffersAt = &at
 	}
 	return nil
 }

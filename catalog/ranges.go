@@ -133,38 +133,35 @@ func (a *Archive) findGaps() {
 		h := a.branch(t.Timeline)
 		from, begun := uint64(0), false
 		for i := range len(h.Entries) + 1 {
-			tli, end := t.Timeline, uint64(0)
+			own, end := TimelineWAL{Timeline: t.Timeline}, uint64(0)
 			if i < len(h.Entries) {
-				tli, end = h.Entries[i].Parent, postgres.SegmentAt(h.Entries[i].Parent, h.Entries[i].Switch, a.SegmentSize).Number(a.SegmentSize)
+				own.Timeline, end = h.Entries[i].Parent, postgres.SegmentAt(h.Timeline, h.Entries[i].Switch, a.SegmentSize).Number(a.SegmentSize)
 			} else if n := len(t.Ranges); n > 0 {
 				end = t.Ranges[n-1].Last.Number(a.SegmentSize) + 1
 			}
-			at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == tli })
-			for j := 0; at >= 0 && !begun && j < len(a.Timelines[at].Ranges); j++ {
-				r := a.Timelines[at].Ranges[j]
-				if last := r.Last.Number(a.SegmentSize); from <= last && r.First.Number(a.SegmentSize) < end {
-					from, begun = max(from, r.First.Number(a.SegmentSize)), true
+			span := gap(own.Timeline, from, end, a.SegmentSize)
+			from = max(from, end)
+			at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == own.Timeline })
+			if at >= 0 {
+				own = a.Timelines[at]
+			}
+			missing := Subtract(span, own.Ranges, a.SegmentSize)
+			if !begun {
+				begun = !slices.Equal(missing, span)
+				if len(missing) > 0 && missing[0].First == span[0].First {
+					missing = missing[1:] // older than all that is kept
 				}
 			}
-			if missing := gap(tli, from, end, a.SegmentSize); begun && len(missing) > 0 {
-				a.lacks(missing)
+			if len(missing) == 0 {
+				continue
 			}
-			from = max(from, end)
+			if at < 0 { // it has neither a segment nor a history, and is shown for its gap
+				at, a.Timelines = len(a.Timelines), append(a.Timelines, own)
+			}
+			a.Timelines[at].Missing = merge(append(own.Missing, missing...), a.SegmentSize)
 		}
 	}
 	slices.SortFunc(a.Timelines, func(x, y TimelineWAL) int { return cmp.Compare(x.Timeline, y.Timeline) })
-}
-
-// lacks adds to a timeline's gaps what it does not have of a span. A timeline that has
-// neither a segment nor a history is shown for it.
-func (a *Archive) lacks(span []Range) {
-	tli := span[0].First.Timeline
-	at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == tli })
-	if at < 0 {
-		at, a.Timelines = len(a.Timelines), append(a.Timelines, TimelineWAL{Timeline: tli})
-	}
-	t := &a.Timelines[at]
-	t.Missing = merge(append(t.Missing, Subtract(span, t.Ranges, a.SegmentSize)...), a.SegmentSize)
 }
 
 // merge sorts ranges of one timeline and makes one of those that touch.

@@ -77,6 +77,7 @@ func (c *Config) Validate() error {
 	k.within("archive.push_ahead", Size(a.PushAhead), 1, 16)
 	k.want(a.KeepOnStandby == 0 || a.KeepOnStandby >= 64<<20, "archive.keep_on_standby", "%s is less than 64MiB", a.KeepOnStandby)
 	k.oneOf("archive.on_full", a.OnFull, Stop, DropAndRecord)
+	k.want(a.OnFull != DropAndRecord || c.Cluster.StateDir != "", "archive.on_full", "drop-and-record needs cluster.state_dir: what is given up is recorded there")
 	k.want(a.FullBelow >= 64<<20, "archive.full_below", "%s is less than 64MiB: the server needs some to go on", a.FullBelow)
 	walk("", reflect.ValueOf(*c), func(path string, v reflect.Value) {
 		switch d, ok := v.Interface().(time.Duration); {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -18,14 +17,11 @@ import (
 // (R4), or why a person must decide. me is this daemon's member. A decision is for
 // ever, so whatever is in doubt is left to a person.
 func rightful(c catalog.Conflict, t cluster.Topology, me string) (sha, why string) {
-	file, err := postgres.ParseWALFile(c.File)
 	leader, _ := t.Member(t.Leader)
 	switch {
-	case err != nil:
-		return "", err.Error()
 	case c.Resolution != nil || c.Problem != "":
 		return "", "there is a decision"
-	case file.Kind == postgres.WALHistory:
+	case c.File.Kind == postgres.WALHistory:
 		return "", "two servers made the same timeline: switch over"
 	case t.Leader == "":
 		return "", "nobody leads"
@@ -35,7 +31,7 @@ func rightful(c catalog.Conflict, t cluster.Topology, me string) (sha, why strin
 		return "", "Patroni is paused"
 	case leader.Role != cluster.Primary:
 		return "", me + " is no primary"
-	case leader.Timeline != file.Segment.Timeline: // what it wrote there was in another life
+	case leader.Timeline != c.File.Segment.Timeline: // what it wrote there was in another life
 		return "", fmt.Sprintf("%s writes timeline %d now", me, uint32(leader.Timeline))
 	}
 	mine := slices.IndexFunc(c.Contents, func(k catalog.Content) bool { return k.Author == me })
@@ -102,12 +98,9 @@ func (s *service) lookAtConflict(ctx context.Context, name string) error {
 	if sha == "" {
 		return nil
 	}
-	file, err := postgres.ParseWALFile(name)
-	if err == nil {
-		_, err = repository.Resolve(ctx, file, catalog.Resolution{SHA256: sha, By: "daemon of " + s.me.Member, At: time.Now().UTC().Truncate(time.Second),
-			Reason: "the leader wrote it, and who wrote the other one is no longer a member"})
-	}
-	if err != nil {
+	word := catalog.Resolution{SHA256: sha, By: "daemon of " + s.me.Member, At: time.Now().UTC().Truncate(time.Second),
+		Reason: "the leader wrote it, and who wrote the other one is no longer a member"}
+	if _, err := repository.Resolve(ctx, found[0], word); err != nil {
 		return err
 	}
 	s.event(slog.LevelWarn, "conflict.resolved", "the content of the leader counts", "file", name, "sha256", sha, "contents", sides(found[0]))
@@ -116,10 +109,9 @@ func (s *service) lookAtConflict(ctx context.Context, name string) error {
 }
 
 // sides are the contents and who wrote them.
-func sides(c catalog.Conflict) string {
-	var all []string
+func sides(c catalog.Conflict) (all []string) {
 	for _, k := range c.Contents {
 		all = append(all, fmt.Sprintf("%.12s of %s", k.SHA256, cmp.Or(k.Author, "?")))
 	}
-	return strings.Join(all, ", ")
+	return all
 }

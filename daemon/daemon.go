@@ -106,13 +106,14 @@ func Run(ctx context.Context, o Options) error {
 func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 	var all sync.WaitGroup
 	c := s.settings()
-	k := &looker{dsn: c.Cluster.DSN.Reveal(), pgdata: c.Cluster.DataDir}
+	k := &looker{dsn: c.Cluster.DSN.Reveal(), pgdata: c.Cluster.DataDir, state: c.Cluster.StateDir}
 	if c.Cluster.DataDir != "" || s.watch == nil {
 		all.Go(func() {
 			defer k.close()
 			every(ctx, localEvery, localTimeout, nil, func(ctx context.Context) { s.lookAtHost(ctx, k) })
 		})
 	}
+	all.Go(func() { every(ctx, localEvery, surveyTimeout, nil, s.bringDropped) })
 	if l := s.listenHooks(); l != nil {
 		all.Go(func() {
 			s.serveHooks(ctx, l)

@@ -11,7 +11,7 @@ import (
 // hooks answer archive_command and restore_command, with the store of one configuration.
 type hooks struct {
 	push func(ctx context.Context, path string) error
-	get  func(ctx context.Context, file, dest string, mode hook.Mode) error
+	get  func(ctx context.Context, r hook.Request) error // puts the file at r.Aside()
 	// What goes on beyond the answers, if anything does.
 	hits func() (pushed, fetched int64)
 	end  func()

@@ -26,8 +26,12 @@ type Local struct {
 	System postgres.SystemIdentifier `json:"system_identifier,omitempty"`
 	// Backlog counts the files that wait for the archiver; Waiting is since when the
 	// oldest of them does.
-	Backlog int       `json:"backlog_files"`
-	Waiting time.Time `json:"waiting_since,omitzero"`
+	Backlog      int       `json:"backlog_files"`
+	BacklogBytes int64     `json:"backlog_bytes"`
+	Waiting      time.Time `json:"waiting_since,omitzero"`
+	// Dropped counts the files that were given up for want of space and of which the
+	// repository does not know yet.
+	Dropped int `json:"dropped_files,omitempty"`
 	// FailingSince is the last success of an archiver whose last attempt failed, or
 	// the failure where it never succeeded.
 	FailingSince time.Time `json:"archiver_failing_since,omitzero"`
@@ -57,6 +61,9 @@ func (l Local) Problems() (all []string) {
 	if full := time.Duration(l.FullIn * float64(time.Second)); full > 0 && full < fullSoon {
 		add("pg_wal: its filesystem is full in %s if it goes on growing so", full.Round(time.Second))
 	}
+	if l.Dropped > 0 {
+		add("archive: %s of WAL given up for want of space, and the repository does not know yet", plural(l.Dropped, "file"))
+	}
 	if l.Error != "" {
 		add("server: %s", l.Error)
 	}
@@ -65,9 +72,9 @@ func (l Local) Problems() (all []string) {
 
 // looker looks at the local server again and again over one session.
 type looker struct {
-	dsn, pgdata string
-	session     *server.Server
-	sizes       []sizeAt
+	dsn, pgdata, state string
+	session            *server.Server
+	sizes              []sizeAt
 }
 
 type sizeAt struct {
@@ -76,8 +83,8 @@ type sizeAt struct {
 }
 
 // LookLocal looks once. Without a history there is no FullIn.
-func LookLocal(ctx context.Context, dsn, pgdata string, now time.Time) Local {
-	k := &looker{dsn: dsn, pgdata: pgdata}
+func LookLocal(ctx context.Context, dsn, pgdata, state string, now time.Time) Local {
+	k := &looker{dsn: dsn, pgdata: pgdata, state: state}
 	defer k.close()
 	return k.look(ctx, now)
 }
@@ -92,10 +99,9 @@ func (k *looker) close() {
 func (k *looker) look(ctx context.Context, now time.Time) Local {
 	l := Local{Seen: now}
 	if k.pgdata != "" {
-		if control, err := wal.ReadControl(k.pgdata); err == nil {
-			l.System = control.System
-		}
-		k.files(&l, now)
+		control, _ := wal.ReadControl(k.pgdata)
+		l.System = control.System
+		k.files(&l, int64(control.SegmentSize), now)
 	}
 	if err := k.ask(ctx, &l); err != nil {
 		k.close()
@@ -139,23 +145,39 @@ func (k *looker) ask(ctx context.Context, l *Local) (err error) {
 	return err
 }
 
+// segmentName is the length of a segment's name, and of no other's in pg_wal.
+const segmentName = 24
+
 // files reads what needs no server. A directory that is not there counts as empty:
-// a member may be being created.
-func (k *looker) files(l *Local, now time.Time) {
+// a member may be being created. Segments all have one size, and their names are in
+// the order of the archiver: of 20,000 that wait none but the first is looked at.
+func (k *looker) files(l *Local, segment int64, now time.Time) {
 	dir := filepath.Join(k.pgdata, "pg_wal")
-	for _, f := range readDir(filepath.Join(dir, "archive_status")) {
-		if !strings.HasSuffix(f.Name(), ".ready") {
+	first := ""
+	for _, name := range namesIn(filepath.Join(dir, "archive_status")) {
+		file, ready := strings.CutSuffix(name, ".ready")
+		if !ready {
 			continue
 		}
-		l.Backlog++
-		if at := f.ModTime(); l.Waiting.IsZero() || at.Before(l.Waiting) {
-			l.Waiting = at
+		if l.Backlog++; len(file) == segmentName {
+			l.BacklogBytes += segment
+		}
+		if first == "" || name < first {
+			first = name
 		}
 	}
-	for _, f := range readDir(dir) {
-		if f.Mode().IsRegular() {
-			l.WALBytes += f.Size()
+	if info, err := os.Lstat(filepath.Join(dir, "archive_status", first)); first != "" && err == nil {
+		l.Waiting = info.ModTime()
+	}
+	for _, name := range namesIn(dir) {
+		if segment > 0 && len(name) == segmentName {
+			l.WALBytes += segment
+		} else if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
+			l.WALBytes += info.Size()
 		}
+	}
+	if k.state != "" {
+		l.Dropped = len(namesIn(wal.DroppedDir(k.state)))
 	}
 	var fsys syscall.Statfs_t
 	if syscall.Statfs(dir, &fsys) != nil {
@@ -193,12 +215,13 @@ func fullIn(sizes *[]sizeAt, free int64) time.Duration {
 	return time.Duration(float64(free) / float64(grown) * float64(span))
 }
 
-func readDir(dir string) (found []fs.FileInfo) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil {
-			found = append(found, info)
-		}
+// namesIn are the names in a directory, in no order.
+func namesIn(dir string) []string {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil
 	}
-	return found
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	return names
 }

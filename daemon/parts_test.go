@@ -115,7 +115,7 @@ func TestFullIn(t *testing.T) {
 func TestLocalWithoutServer(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	const dsn = "host=/nonexistent user=postgres"
-	if l := LookLocal(t.Context(), dsn, filepath.Join(dir, "absent"), now); l.Server != "absent" || len(l.Problems()) > 0 || l.Backlog != 0 {
+	if l := LookLocal(t.Context(), dsn, filepath.Join(dir, "absent"), "", now); l.Server != "absent" || len(l.Problems()) > 0 || l.Backlog != 0 {
 		t.Errorf("%+v", l)
 	}
 	write := func(name string, size int, age time.Duration) {
@@ -130,9 +130,14 @@ func TestLocalWithoutServer(t *testing.T) {
 	write("pg_wal/archive_status/000000010000000000000001.ready", 0, time.Hour)
 	write("pg_wal/archive_status/000000010000000000000002.ready", 0, time.Minute)
 	write("pg_wal/archive_status/000000010000000000000000.done", 0, 2*time.Hour)
-	l := LookLocal(t.Context(), dsn, dir, now)
+	l := LookLocal(t.Context(), dsn, dir, filepath.Join(dir, "state"), now)
 	if l.Server != "down" || l.Backlog != 2 || now.Sub(l.Waiting).Round(time.Second) != time.Hour || l.WALBytes != 3000 || l.FreeBytes == 0 {
 		t.Errorf("%+v", l)
+	}
+	var sized Local // with a size of segments from pg_control
+	(&looker{pgdata: dir}).files(&sized, 16<<20, now)
+	if sized.WALBytes != 32<<20 || sized.BacklogBytes != 32<<20 || sized.Backlog != 2 || !sized.Waiting.Equal(l.Waiting) {
+		t.Errorf("%+v", sized)
 	}
 	if p := l.Problems(); len(p) != 1 || !strings.HasPrefix(p[0], "server: connect to PostgreSQL") {
 		t.Errorf("%q", p)
@@ -145,6 +150,7 @@ func TestLocalProblems(t *testing.T) {
 		"": {Server: "primary", Backlog: 3, Waiting: now.Add(-time.Minute)},
 		"archiver: failing since 2026-11-21T11:00:00Z, last on 000000010000000000000005; 7 files wait": {Server: "primary", Backlog: 7, FailingSince: now.Add(-time.Hour), FailedFile: "000000010000000000000005"},
 		"archiver: stalled, 7 files wait since 2026-11-21T11:00:00Z and none fails":                    {Server: "primary", Backlog: 7, Waiting: now.Add(-time.Hour)},
+		"archive: 2 files of WAL given up for want of space, and the repository does not know yet":     {Server: "primary", Dropped: 2},
 		"pg_wal: its filesystem is full in 15m0s if it goes on growing so":                             {Server: "primary", FullIn: 900},
 	} {
 		l.Seen = now

@@ -36,6 +36,8 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	}
 	if l := d.Local; l != nil && l.Server != "absent" {
 		add("archive_backlog_files", "WAL files that wait for the archiver.", float64(l.Backlog))
+		add("archive_backlog_bytes", "Their size.", float64(l.BacklogBytes))
+		add("archive_dropped_files", "WAL files that were given up for want of space, and the repository does not know yet.", float64(l.Dropped))
 		add("archive_failing", "Whether the archiver's last attempt failed.", truth(!l.FailingSince.IsZero()))
 		add("pg_wal_bytes", "Size of pg_wal.", float64(l.WALBytes))
 		add("pg_wal_free_bytes", "Free bytes of the filesystem of pg_wal.", float64(l.FreeBytes))

@@ -43,6 +43,8 @@ type service struct {
 	close   func()
 	runner  *scheduler.Runner
 
+	unrecorded error // of the last bringDropped
+
 	heard  map[string]time.Time // the audit's: since when each member could bring WAL
 	told   map[string]bool      // conflicts that an event told of; only lookAtStore uses it
 	again  chan struct{}        // a survey is wanted before its time

@@ -130,6 +130,9 @@ func (s *service) lookAtHost(ctx context.Context, k *looker) {
 	} else if was && !is {
 		s.event(slog.LevelInfo, "archiver.back", "archive_command works again", "backlog", l.Backlog)
 	}
+	if l.Dropped > before.Dropped {
+		s.event(slog.LevelError, "archive.dropped", "pg_wal was nearly full and the store does not answer: WAL is given up", "files", l.Dropped, "free", l.FreeBytes, "backlog", l.Backlog)
+	}
 	if s.watch == nil {
 		s.see(l.topology(s.me.Member, s.scope()), nil)
 	}

@@ -78,6 +78,9 @@ func (f WALFile) String() string {
 	return f.Segment.Name()
 }
 
+// MarshalText writes the name into documents.
+func (f WALFile) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
 // HistoryFile is the name of the timeline's history file.
 func HistoryFile(tli TimelineID) WALFile {
 	return WALFile{Kind: WALHistory, Segment: Segment{Timeline: tli}}

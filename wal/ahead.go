@@ -71,11 +71,11 @@ func (a *Ahead) Close() {
 // Hits counts the requests that were answered from memory.
 func (a *Ahead) Hits() int64 { return a.hits.Load() }
 
-// Push is Pusher.Push. A file that is not of our pg_wal is pushed as without us.
+// Push is Pusher.PushOrDrop. A file that is not of our pg_wal is pushed as without us.
 func (a *Ahead) Push(ctx context.Context, path string) (catalog.PutOutcome, error) {
 	id, err := identify(path)
 	if err != nil || !a.holds(path) {
-		return a.pusher.Push(ctx, path)
+		return a.pusher.PushOrDrop(ctx, path)
 	}
 	flight, known := a.ask(id)
 	if flight != nil { // whatever comes of it, it is not the answer to this request
@@ -133,11 +133,13 @@ func (a *Ahead) now(ctx context.Context, path string, id identity) (catalog.PutO
 	a.mu.Lock()
 	over := a.begin(id)
 	a.mu.Unlock()
-	outcome, err := a.push(ctx, a.pusher, path, id, func() {})
+	outcome, err := a.pusher.orDrop(ctx, path, func(ctx context.Context, p Pusher) (catalog.PutOutcome, error) {
+		return a.push(ctx, p, path, id, func() {})
+	})
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	over()
-	a.resting = a.resting && err != nil
+	a.resting = outcome == Dropped || a.resting && err != nil
 	a.next()
 	return outcome, err
 }

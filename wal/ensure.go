@@ -24,10 +24,7 @@ const noteAge = time.Hour
 
 // ensure makes the repository if this is the first file of a system.
 func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgres.SegmentSize, log *slog.Logger) error {
-	now := time.Now()
-	if p.Now != nil {
-		now = p.Now()
-	}
+	now := p.now()
 	// The note remembers that the repository exists, and its segment size.
 	sum := sha256.Sum256([]byte(p.Identity + "\n" + r.Root()))
 	note, text := filepath.Join(p.State, fmt.Sprintf("repository-%x", sum[:8])), strconv.FormatUint(uint64(size), 10)

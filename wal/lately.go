@@ -16,24 +16,32 @@ const failureAge = 10 * time.Second
 func (g *Getter) failureNote() string { return filepath.Join(g.State, "archive-get.failed") }
 
 func (g *Getter) failedLately() bool {
-	if g.State == "" {
-		return false
-	}
-	info, err := os.Stat(g.failureNote())
-	return err == nil && time.Since(info.ModTime()).Abs() < failureAge
+	age, known := ageOf(g.failureNote(), time.Now())
+	return g.State != "" && known && age < failureAge
 }
 
 // noteFailure remembers, or forgets, that the archive did not answer.
 func (g *Getter) noteFailure(failed bool) {
-	if g.State == "" {
-		return
+	if g.State != "" {
+		setNote(g.failureNote(), failed)
 	}
-	if !failed {
-		_ = os.Remove(g.failureNote())
-		return
+}
+
+// ageOf is how long ago a note was set; unknown if it is not.
+func ageOf(note string, now time.Time) (age time.Duration, known bool) {
+	info, err := os.Stat(note)
+	if err != nil {
+		return 0, false
 	}
-	if os.MkdirAll(g.State, 0o700) == nil {
-		_ = os.WriteFile(g.failureNote(), nil, 0o600)
+	return now.Sub(info.ModTime()).Abs(), true
+}
+
+// setNote sets a note now, or takes it away. A lost one costs time only.
+func setNote(note string, on bool) {
+	if !on {
+		_ = os.Remove(note)
+	} else if os.MkdirAll(filepath.Dir(note), 0o700) == nil {
+		_ = os.WriteFile(note, nil, 0o600)
 	}
 }
 

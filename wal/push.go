@@ -36,7 +36,10 @@ type Pusher struct {
 	DataDir   string        // configured PGDATA; may be empty
 	State     string        // directory for small notes; may be empty or unwritable
 	Timeout   time.Duration // without a byte of progress; 0 is DefaultPushTimeout
-	Log       *slog.Logger  // may be nil
+	// DropBelow lets PushOrDrop give WAL up while pg_wal has less free, in bytes; 0: never.
+	DropBelow int64
+	Member    string       // who gave it up
+	Log       *slog.Logger // may be nil
 	Now       func() time.Time
 }
 
@@ -123,6 +126,13 @@ func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 				"; if it is a copy, give it archive_mode=off or a scope of its own"}
 	}
 	return nil
+}
+
+func (p *Pusher) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
 }
 
 func logger(l *slog.Logger) *slog.Logger {

@@ -19,7 +19,7 @@ func newArchivePushCommand(a *app) *cobra.Command {
 		Use:   "archive-push <path>",
 		Short: "Archive a WAL file: archive_command = 'pgha-backup archive-push %p'",
 		Long: "Archives a segment, .partial, .history or .backup file. It exits 0 only when the file is durable in the\n" +
-			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again.",
+			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again. Only archive.on_full: drop-and-record changes that.",
 		Args: exactly("<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bucket, err := a.bucket()
@@ -27,7 +27,7 @@ func newArchivePushCommand(a *app) *cobra.Command {
 				return err
 			}
 			pusher := a.pusher(bucket)
-			outcome, err := pusher.Push(cmd.Context(), args[0])
+			outcome, err := pusher.PushOrDrop(cmd.Context(), args[0])
 			if err == nil {
 				a.log.Debug("archive-push", "path", args[0], "outcome", string(outcome))
 			}
@@ -37,11 +37,15 @@ func newArchivePushCommand(a *app) *cobra.Command {
 }
 
 func (a *app) pusher(bucket storage.Bucket) wal.Pusher {
-	c := a.config
+	c, below := a.config, int64(0)
+	if c.Archive.OnFull == config.DropAndRecord {
+		below = int64(c.Archive.FullBelow)
+	}
 	return wal.Pusher{
 		Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
 		Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
 		DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
+		DropBelow: below, Member: c.Cluster.Member,
 		AskAlways: c.Repository().Type == config.TypeFile,
 		Log:       a.log, Now: a.now,
 	}

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pgha-backup/pgha-backup/config"
 )
 
 func TestOutputs(t *testing.T) {
@@ -319,5 +322,30 @@ func TestSecretsStayHidden(t *testing.T) {
 		if code != 0 || strings.Contains(stdout+stderr, "hunter2") || strings.Contains(args, "show") && !strings.Contains(stdout, "[redacted]") {
 			t.Errorf("%s: exit %d\n%s%s", args, code, stdout, stderr)
 		}
+	}
+}
+
+// WAL goes through pgha-wal where that is installed beside the program, and the rest
+// through the program.
+func TestHooksPrefix(t *testing.T) {
+	dir := t.TempDir()
+	a := &app{config: config.Config{Daemon: config.Daemon{Socket: "/run/s"}}}
+	prefix := []string{filepath.Join(dir, "pgha-backup"), "--config", "/c"}
+	if got := a.hooksPrefix(prefix); !slices.Equal(got, prefix) {
+		t.Errorf("pgha-wal is not installed: %q", got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pgha-wal"), nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	got := wanted(prefix, a.hooksPrefix(prefix))
+	if want := dir + "/pgha-wal --socket /run/s --config /c archive-push \"%p\""; got.Archive != want {
+		t.Errorf("%s, want %s", got.Archive, want)
+	}
+	if want := dir + "/pgha-wal --socket /run/s --config /c archive-get \"%f\" \"%p\""; got.Restore != want || !strings.HasPrefix(got.Replica, dir+"/pgha-backup --config /c ") {
+		t.Errorf("%s, %s", got.Restore, got.Replica)
+	}
+	a.config.Daemon.Socket = ""
+	if got := a.hooksPrefix(prefix); !slices.Equal(got, prefix) {
+		t.Errorf("no daemon to ask: %q", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,15 +23,9 @@ func newConflictsListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List them, who wrote what, and what was decided", Args: exactly(),
 		Long: "Exits 10 while one of them is undecided."}
 	return a.conflicting(cmd, func(_ context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
-		open := 0
-		for _, c := range found {
-			if c.Resolution == nil {
-				open++
-			}
-		}
 		err := a.printConflicts(repository, found)
-		if err == nil && open > 0 {
-			err = fail(exitDegraded, "pgha-backup wal conflicts show <file>", "%s undecided", plural(open, "conflict"))
+		if err == nil && slices.ContainsFunc(found, func(c catalog.Conflict) bool { return c.Resolution == nil }) {
+			err = fail(exitDegraded, "pgha-backup wal conflicts show <file>", "not all of them are decided")
 		}
 		return err
 	})
@@ -40,7 +35,7 @@ func newConflictsShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "show <file>", Short: "Show one of them, and where its contents part", Args: exactly("<file>"),
 		Long: "Reads the contents whole, to find where each parts from the first of them."}
 	return a.conflicting(cmd, func(ctx context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
-		if err := repository.Compare(ctx, &found[0]); err != nil {
+		if err := repository.Compare(ctx, found[0]); err != nil {
 			return err
 		}
 		err := a.printConflicts(repository, found)
@@ -62,10 +57,7 @@ func (a *app) printConflicts(repository *catalog.Repository, found []catalog.Con
 			head: []string{"File", "Content", "Place", "Author", ">Bytes", ">Valid to", ">Differs at", "Archived (UTC)", "Status"}}
 		for _, c := range found {
 			for _, k := range c.Contents {
-				place, end, differs, status := "kept", "not walked", "", "UNDECIDED"
-				if k.Stored {
-					place = "stored"
-				}
+				place, end, differs, status := map[bool]string{true: "stored", false: "kept"}[k.Stored], "not walked", "", "UNDECIDED"
 				if k.Facts != nil && k.Facts.Walked {
 					end = fmt.Sprint(k.Facts.ValidEnd)
 				}
@@ -80,7 +72,7 @@ func (a *app) printConflicts(repository *catalog.Repository, found []catalog.Con
 				case c.Resolution != nil:
 					status = "refused"
 				}
-				t.add(c.File, fmt.Sprintf("%.12s", k.SHA256), place, cmp.Or(k.Author, "not known"), fmt.Sprint(k.Size), end, differs, clock(k.Archived), status)
+				t.add(c.File.String(), fmt.Sprintf("%.12s", k.SHA256), place, cmp.Or(k.Author, "not known"), fmt.Sprint(k.Size), end, differs, clock(k.Archived), status)
 			}
 		}
 		return t.print(a.stdout)
@@ -97,11 +89,8 @@ func newConflictsResolveCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&reason, "reason", "", "why (required); show tells it")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return a.conflicting(cmd, func(ctx context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
-		switch {
-		case keep == "" || reason == "":
+		if keep == "" || reason == "" {
 			return usage("--keep and --reason are needed: a decision cannot be taken back, and somebody will ask why")
-		case a.format == "json" && !yes:
-			return usage("--format json asks no questions: want --yes")
 		}
 		c, named := found[0], []catalog.Content{}
 		for _, k := range c.Contents {
@@ -117,16 +106,12 @@ func newConflictsResolveCommand(a *app) *cobra.Command {
 				return err
 			}
 		}
-		file, err := postgres.ParseWALFile(c.File)
-		if err != nil {
-			return err
-		}
-		word, err := repository.Resolve(ctx, file, catalog.Resolution{SHA256: named[0].SHA256, By: a.whoami(), Reason: reason, At: a.now().UTC().Truncate(time.Second)})
+		word, err := repository.Resolve(ctx, c, catalog.Resolution{SHA256: named[0].SHA256, By: a.whoami(), Reason: reason, At: a.now().UTC().Truncate(time.Second)})
 		if err != nil {
 			return err
 		}
 		return a.print(word, func() error {
-			_, err := fmt.Fprintf(a.stdout, "%s: %s\n", file, printable(word.String()))
+			_, err := fmt.Fprintf(a.stdout, "%s: %s\n", c.File, printable(word.String()))
 			return err
 		})
 	})

@@ -50,7 +50,7 @@ func TestConflicts(t *testing.T) {
 	}
 	h.must(h.push("", "00000001000000000000000B", "of an early version")) // and nobody disputes it
 	h.settle()
-	want(10, "conflicts-list.txt", "error: 2 conflicts undecided\nhint: pgha-backup wal conflicts show <file>\n", "list")
+	want(10, "conflicts-list.txt", "error: not all of them are decided\nhint: pgha-backup wal conflicts show <file>\n", "list")
 	want(0, "conflicts-show.txt", "", "show", segment)
 	want(0, "conflicts-show.json", "", "show", segment, "--format", "json")
 	want(6, "", "error: no two contents of \"00000001000000000000000B\" are kept", "show", "00000001000000000000000B")
@@ -61,17 +61,16 @@ func TestConflicts(t *testing.T) {
 	want(2, "", "error: --keep and --reason are needed", "resolve", segment, "--keep", "stored")
 	want(2, "", "error: --keep \"abc\" names 0 contents of "+segment, append(why, "resolve", segment, "--keep", "abc")...)
 	want(2, "", "error: --keep \""+second[:3]+"\" names 0 contents", append(why, "resolve", segment, "--keep", second[:3])...)
-	want(2, "", "error: --format json asks no questions: want --yes", append(why, "resolve", segment, "--keep", "stored", "--format", "json")...)
 	want(4, "", "On ", append(why, "resolve", segment, "--keep", second[:12])...)
 	want(6, "", "error: no two contents of ", append(why, "resolve", "nonsense", "--keep", "stored", "--yes")...)
 	said := fmt.Sprintf("%s: sha256 %.12s counts, by ", segment, second)
 	want(0, said, "", append(why, "resolve", segment, "--keep", second[:12], "--yes")...)
 	want(0, said, "", append(why, "resolve", segment, "--keep", second[:12])...) // the same once more, and no question
-	want(7, "", "error: "+segment+" is decided: sha256 "+second[:12], append(why, "resolve", segment, "--keep", "stored", "--yes")...)
+	want(7, "", "error: "+segment+": sha256 "+second[:12]+" counts, by ", append(why, "resolve", segment, "--keep", "stored", "--yes")...)
 	_, out, _ = h.run("wal", "conflicts", "show", history, "--format", "json")
 	other := strings.Split(strings.Split(out, `"sha256": "`)[2], `"`)[0]
-	want(7, "", "error: two servers made timeline 3", append(why, "resolve", history, "--keep", other, "--yes")...)
-	want(10, "+ Conflicts of main", "error: 1 conflict undecided", "list")
+	want(7, "", "error: "+history+": the archive's segments of that timeline follow the stored history: switch over once", append(why, "resolve", history, "--keep", other, "--yes")...)
+	want(10, "+ Conflicts of main", "error: not all of them are decided", "list")
 	want(0, history+": sha256 ", "", append(why, "resolve", history, "--keep", "stored", "--yes")...)
 	want(0, "+ Conflicts of main", "", "list")
 	if err := h.push("pg2", segment, "1\t0/2\tthe second one"); err != nil {

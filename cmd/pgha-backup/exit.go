@@ -66,7 +66,7 @@ func exitCode(err error) int {
 		return exitVerification
 	case is[*config.Error](err), errors.Is(err, storage.ErrNoBucket), errors.Is(err, storage.ErrDenied):
 		return exitConfig
-	case errors.Is(err, catalog.ErrCommitted), errors.Is(err, catalog.ErrExpired), is[*catalog.ConflictError](err), is[*catalog.ResolveError](err):
+	case errors.Is(err, catalog.ErrCommitted), errors.Is(err, catalog.ErrExpired), is[*catalog.ConflictError](err), errors.Is(err, catalog.ErrDecided), errors.Is(err, catalog.ErrHistory):
 		return exitConflict
 	case errors.Is(err, codec.ErrCorrupt):
 		return exitVerification

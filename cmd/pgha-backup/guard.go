@@ -31,6 +31,9 @@ func guard(args []string) exitMapper {
 	case slices.ContainsFunc(args, hook.ByRecovery): // a restore_command whose verb is misspelt
 		return guardGet(args)
 	case slices.Contains(args, "archive-push"):
+		if slices.Contains(args, "--help") || slices.Contains(args, "-h") {
+			return func(int) int { return exitError } // PostgreSQL would take 0 for an archived file
+		}
 		return func(code int) int { return min(code, exitError) }
 	}
 	return func(code int) int { return code }

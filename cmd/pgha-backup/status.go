@@ -71,7 +71,7 @@ func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 		d.Daemon, d.Local = &now, now.Local
 		d.Problems = append(d.Problems, now.Trouble()...)
 	} else if c := a.config.Cluster; c.DataDir != "" {
-		l := daemon.LookLocal(ctx, c.DSN.Reveal(), c.DataDir, a.now())
+		l := daemon.LookLocal(ctx, c.DSN.Reveal(), c.DataDir, c.StateDir, a.now())
 		d.Local = &l
 		d.Problems = append(d.Problems, l.Problems()...)
 	}

@@ -17,18 +17,27 @@ const (
 )
 
 // Request is what PostgreSQL wants: Path archived, or, where File is given, that
-// file brought to Path.
+// file brought to Path. The daemon puts it beside Path, under a name of this request
+// alone, and the client moves it: a daemon that comes to itself when nobody waits any
+// more must not put a former segment where recovery reads the next one.
 type Request struct {
-	File string
-	Path string // absolute
-	Mode Mode   // of a get
+	File   string
+	Path   string // absolute
+	Mode   Mode   // of a get
+	Ticket uint64 // of a get; no other request has it
 }
+
+// TempMark is in the name of every unfinished file of ours.
+const TempMark = ".pgha-tmp-"
+
+// Aside is where the daemon puts the file of a get.
+func (r Request) Aside() string { return r.Path + TempMark + strconv.FormatUint(r.Ticket, 10) }
 
 func (r Request) String() string {
 	if r.File == "" {
 		return Version + " push " + strconv.Quote(r.Path) + "\n"
 	}
-	return Version + " get " + strconv.Quote(r.File) + " " + strconv.Quote(r.Path) + " " + r.Mode.String() + "\n"
+	return Version + " get " + strconv.Quote(r.File) + " " + strconv.Quote(r.Path) + " " + r.Mode.String() + " " + strconv.FormatUint(r.Ticket, 10) + "\n"
 }
 
 // ErrVersion is a request of another version of the protocol.
@@ -41,30 +50,18 @@ var (
 
 // ParseRequest reads a line as String writes it.
 func ParseRequest(line string) (r Request, err error) {
-	version, rest, _ := strings.Cut(line, " ")
-	verb, rest, _ := strings.Cut(rest, " ")
-	ok := true
-	switch {
-	case version != Version:
+	if !strings.HasPrefix(line, Version+" ") {
 		return r, ErrVersion
-	case verb == "push":
-		r.Path, rest, ok = quoted(rest)
-	case verb == "get":
-		var there bool
-		r.File, rest, ok = quoted(rest)
-		rest, there = strings.CutPrefix(rest, " ")
-		ok = ok && there && r.File != ""
-		if ok {
-			r.Path, rest, ok = quoted(rest)
-		}
-		name, there := strings.CutPrefix(strings.TrimSuffix(rest, "\n"), " ")
-		mode := slices.Index(modes[:], name)
-		ok = ok && there && mode >= 0
-		r.Mode, rest = Mode(max(mode, 0)), "\n"
-	default:
-		ok = false
 	}
-	if !ok || rest != "\n" || !filepath.IsAbs(r.Path) {
+	f := fields(line)
+	switch {
+	case len(f) == 3 && f[1] == "push":
+		r.Path = f[2]
+	case len(f) == 6 && f[1] == "get" && f[2] != "" && slices.Contains(modes[:], f[4]):
+		ticket, _ := strconv.ParseUint(f[5], 10, 64) // a wrong one is not written so
+		r = Request{File: f[2], Path: f[3], Mode: Mode(slices.Index(modes[:], f[4])), Ticket: ticket}
+	}
+	if !filepath.IsAbs(r.Path) || r.String() != line {
 		return Request{}, errRequest
 	}
 	return r, nil
@@ -99,39 +96,35 @@ func (a Answer) String() string {
 
 // ParseAnswer reads a line as String writes it.
 func ParseAnswer(line string) (a Answer, err error) {
-	kind, rest, _ := strings.Cut(line, " ")
-	ok := true
-	switch Kind(kind) {
-	case "wait\n":
-		return Answer{Kind: Wait}, nil
-	case Done:
-		status, texts, there := strings.Cut(rest, " ")
-		n, number := strconv.ParseUint(status, 10, 8)
-		if a.Error, rest, ok = quoted(texts); ok {
-			rest, ok = strings.CutPrefix(rest, " ")
-		}
-		if ok {
-			a.Hint, rest, ok = quoted(rest)
-		}
-		a.Status, ok = int(n), ok && there && number == nil
-	case Direct:
-		a.Error, rest, ok = quoted(rest)
-	default:
-		ok = false
+	f := fields(line)
+	switch {
+	case len(f) == 1:
+		a = Answer{Kind: Wait}
+	case len(f) == 2:
+		a = Answer{Kind: Direct, Error: f[1]}
+	case len(f) == 4:
+		status, _ := strconv.ParseUint(f[1], 10, 8) // a wrong one is not written so
+		a = Answer{Kind: Done, Status: int(status), Error: f[2], Hint: f[3]}
 	}
-	if !ok || rest != "\n" {
+	if a.String() != line {
 		return Answer{}, errAnswer
 	}
-	a.Kind = Kind(kind)
 	return a, nil
 }
 
-// quoted takes a text off the front of a line.
-func quoted(line string) (text, rest string, ok bool) {
-	prefix, err := strconv.QuotedPrefix(line)
-	if err != nil || prefix[0] != '"' {
-		return "", line, false
+// fields are the words and the quoted texts of a line. Whether they were written as
+// we write them, only writing them again tells.
+func fields(line string) (all []string) {
+	for rest := strings.TrimSuffix(line, "\n"); rest != ""; rest = strings.TrimPrefix(rest, " ") {
+		field, _, _ := strings.Cut(rest, " ")
+		word := field
+		if field[:min(1, len(field))] == `"` {
+			if field, _ = strconv.QuotedPrefix(rest); field == "" {
+				return nil
+			}
+			word, _ = strconv.Unquote(field)
+		}
+		all, rest = append(all, word), rest[len(field):]
 	}
-	text, err = strconv.Unquote(prefix)
-	return text, line[len(prefix):], err == nil && !strings.Contains(text, "\x00")
+	return all
 }

@@ -67,7 +67,7 @@ func TestDaemonEndsConflict(t *testing.T) {
 	s := d.until(leader, 90*time.Second, "the daemon to tell of the other conflict", func(s daemon.Status) bool {
 		return strings.Contains(strings.Join(s.Problems, "\n"), "conflict: two contents of "+second.String())
 	})
-	if all := strings.Join(s.Problems, "\n"); strings.Contains(all, first.String()) {
+	if all := strings.Join(s.Problems, "\n"); strings.Contains(all, "two contents of "+first.String()) {
 		t.Errorf("the first is ended, and yet: %s", all)
 	}
 	if r := w.do(leader, "wal", "conflicts", "list"); r.code != 10 || strings.Count(r.stdout, "UNDECIDED") != 2 || strings.Count(r.stdout, "counts") != 1 {

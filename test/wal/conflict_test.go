@@ -92,7 +92,7 @@ func hundredPushes(t *testing.T, bucket storage.Bucket) {
 	if !bytes.Equal(get(), bodies[i]) {
 		t.Error("the stored content is not the one of its author")
 	}
-	if _, err := of("").Resolve(t.Context(), name, catalog.Resolution{SHA256: kept.SHA256, By: "test", Reason: "it is the other one's turn", At: time.Now()}); err != nil {
+	if _, err := of("").Resolve(t.Context(), found[0], catalog.Resolution{SHA256: kept.SHA256, By: "test", Reason: "it is the other one's turn", At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(get(), bodies[1-i]) {
@@ -138,12 +138,16 @@ func (s *side) refusals() string {
 	return string(b)
 }
 
-type conflicts struct{ Conflicts []catalog.Conflict }
+// disputed is a conflict as the commands show it.
+type disputed struct {
+	File     string
+	Contents []catalog.Content
+}
 
-func (s *side) conflicts() (code int, found []catalog.Conflict) {
+func (s *side) conflicts() (code int, found []disputed) {
 	s.t.Helper()
 	code, out := s.call("/", "--config", s.config, "--format", "json", "wal", "conflicts", "list")
-	var d conflicts
+	var d struct{ Conflicts []disputed }
 	if end := strings.LastIndex(out, "}"); end < 0 || json.Unmarshal([]byte(out[:end+1]), &d) != nil {
 		s.t.Fatalf("%d: %s", code, out)
 	}
@@ -198,11 +202,11 @@ func TestTwoPrimaries(t *testing.T) {
 	if k := found[0].Contents; len(k) != 2 || !k[0].Stored || k[0].Author != "n1" || k[1].Author != "n2" || !k[0].Facts.Walked || !k[1].Facts.Walked {
 		t.Errorf("%+v", k)
 	}
-	disputed := found[0].File
-	if code, out := w.call("/", "--config", b.config, "status"); code != 10 || !strings.Contains(out, "conflict: two contents of "+disputed) {
+	file := found[0].File
+	if code, out := w.call("/", "--config", b.config, "status"); code != 10 || !strings.Contains(out, "conflict: two contents of "+file) {
 		t.Errorf("status exits %d: %s", code, out)
 	}
-	if code, out := w.call("/", "--config", b.config, "wal", "conflicts", "show", disputed); code != 0 || !strings.Contains(out, "UNDECIDED") {
+	if code, out := w.call("/", "--config", b.config, "wal", "conflicts", "show", file); code != 0 || !strings.Contains(out, "UNDECIDED") {
 		t.Errorf("show exits %d: %s", code, out)
 	}
 

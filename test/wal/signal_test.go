@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,10 +21,18 @@ import (
 func TestSignals(t *testing.T) {
 	w := newWorld(t)
 	l := newLedger(w, 1)
-	config, _ := w.config()
 	dir := l.copy("recovery.signal", "", nil).DataDir
+	l.run.Must(lab.User1, "cp", filepath.Join(l.primary.DataDir, "pg_wal", l.files[1]), filepath.Join(dir, "pg_wal"))
+	for _, w.hooked = range []bool{false, true} {
+		config, _ := w.way(t, dir)
+		signals(t, l, dir, config)
+	}
+}
+
+func signals(t *testing.T, l *ledger, dir, config string) {
+	w := l.world
 	get := []string{"archive-get", l.files[1], filepath.Join("pg_wal", "RECOVERYXLOG")}
-	push := []string{"archive-push", filepath.Join(l.primary.DataDir, "pg_wal", l.files[1])}
+	push := []string{"archive-push", filepath.Join("pg_wal", l.files[1])}
 	for _, c := range []struct {
 		args []string
 		sent syscall.Signal
@@ -38,7 +47,7 @@ func TestSignals(t *testing.T) {
 	} {
 		w.proxy.Set(faultproxy.Rule{Fault: faultproxy.Fault{BlackHole: true}})
 		before := len(w.proxy.Requests())
-		cmd := w.run.Command(t.Context(), lab.User1, nil, append([]string{w.bin, "--config", config}, c.args...)...)
+		cmd := w.run.Command(t.Context(), lab.User1, nil, slices.Concat(w.program, []string{"--config", config}, c.args)...)
 		var said bytes.Buffer
 		cmd.Dir, cmd.Stderr = dir, &said
 		if err := cmd.Start(); err != nil {
@@ -57,7 +66,7 @@ func TestSignals(t *testing.T) {
 		status := cmd.ProcessState.Sys().(syscall.WaitStatus)
 		asWanted := status.Signaled() && status.Signal() == c.want || c.want == 0 && status.ExitStatus() == 1
 		if dump := strings.Contains(said.String(), "goroutine "); !asWanted || dump != c.dump {
-			t.Errorf("%s after %v: exit %d, signal %v\n%s", c.args[0], c.sent, status.ExitStatus(), status.Signal(), said.String())
+			t.Errorf("%s %s after %v: exit %d, signal %v\n%s", w.program[0], c.args[0], c.sent, status.ExitStatus(), status.Signal(), said.String())
 		}
 	}
 }

@@ -199,16 +199,6 @@ func (l *ledger) add(i int) {
 	l.files[i] = name
 }
 
-func (l *ledger) waitArchived(name string) {
-	l.t.Helper()
-	lab.Poll(l.t, 60*time.Second, name+" in the archive", func() error {
-		if !l.archived("/" + name) {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-}
-
 // copy is a server on a copy of the base backup, not started.
 func (l *ledger) copy(signal, restoreCommand string, conf map[string]string) *lab.Postgres {
 	l.t.Helper()

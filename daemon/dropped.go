@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/wal"
+)
+
+// bringDropped tells the repository what pushes on this host gave up
+// (archive.on_full), and forgets it then. What cannot be told now is told later.
+func (s *service) bringDropped(ctx context.Context) {
+	state := s.settings().Cluster.StateDir
+	drops, err := wal.Drops(state)
+	var segments []wal.Drop
+	for _, d := range drops {
+		if d.WAL.Kind == postgres.WALSegment {
+			segments = append(segments, d)
+		} else { // it leaves no gap
+			err = errors.Join(err, d.Forget(state))
+		}
+	}
+	for _, run := range runs(segments) {
+		if away := s.bring(ctx, state, run); away != nil {
+			err = errors.Join(err, away)
+			break
+		}
+	}
+	if err != nil && s.unrecorded == nil && ctx.Err() != context.Canceled {
+		s.event(slog.LevelWarn, "archive.unrecorded", "which WAL was given up cannot be told to the repository yet", "error", err)
+	}
+	s.unrecorded = err
+}
+
+// bring brings one run of segments.
+func (s *service) bring(ctx context.Context, state string, run []wal.Drop) error {
+	s.mu.Lock()
+	repository := s.opener(run[0].System)
+	s.mu.Unlock()
+	first := run[0].WAL.Segment
+	there, err := repository.Segments(ctx, first.Timeline, first)
+	if err != nil {
+		return err
+	}
+	stored := map[postgres.Segment]bool{} // by another member, or by a later push after a crash
+	for _, entry := range there {
+		stored[entry.File.Segment] = true
+	}
+	lost := slices.DeleteFunc(slices.Clone(run), func(d wal.Drop) bool { return stored[d.WAL.Segment] })
+	for _, part := range runs(lost) {
+		last := part[len(part)-1]
+		g := catalog.GapRecord{First: part[0].WAL.Segment, Last: last.WAL.Segment, At: last.At, By: last.Member,
+			Reason: "pg_wal was nearly full and the store did not answer; " + span(part)}
+		if err := repository.RecordDropped(ctx, g); err != nil {
+			return err
+		}
+		s.event(slog.LevelWarn, "archive.recorded", "the repository knows now which WAL was given up", "first", g.First, "last", g.Last, "segments", len(part))
+	}
+	for _, d := range run {
+		if err := d.Forget(state); err != nil {
+			return err
+		}
+	}
+	s.surveyAgain()
+	return nil
+}
+
+// runs joins the records of segments that follow each other.
+func runs(segments []wal.Drop) (all [][]wal.Drop) {
+	var next postgres.Segment
+	for i, d := range segments {
+		if i == 0 || d.WAL.Segment != next || d.System != segments[i-1].System {
+			all = append(all, nil)
+		}
+		all[len(all)-1] = append(all[len(all)-1], d)
+		next = d.WAL.Segment.Next(postgres.SegmentSize(d.Size))
+	}
+	return all
+}
+
+// span says when what a run held was committed.
+func span(run []wal.Drop) string {
+	var from, to time.Time
+	for _, d := range run {
+		if from.IsZero() || !d.MinTime.IsZero() && d.MinTime.Before(from) {
+			from = d.MinTime
+		}
+		if d.MaxTime.After(to) {
+			to = d.MaxTime
+		}
+	}
+	if to.IsZero() {
+		return "nothing was committed in it"
+	}
+	return fmt.Sprintf("it held the commits from %s to %s", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
+}
