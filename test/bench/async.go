@@ -87,7 +87,7 @@ func (b *bench) oursAhead(codec string, class class, p *place) *archiver {
 			p.addr, name, p.s3.Region, p.s3.AccessKey, p.s3.SecretKey, p.ca)
 	}
 	a := &archiver{contender: &contender{name: "pgha-wal " + strings.ReplaceAll(codec, ", level:", ""), class: class, wal: []string{root + "/bench/*/wal/*"}},
-		socket: b.run.Path(name, "socket"), scratch: scratch}
+		socket: b.run.Path(name, "state", "socket"), scratch: scratch}
 	configured := func(dataDir string) string {
 		return b.run.WriteFile(lab.User1, 0o600, fmt.Sprintf(`cluster: {scope: bench, member: one, data_dir: %s, bin_dir: %s, state_dir: %s, dsn: "host=%s"}
 repositories: [{name: main, codec: %s, %s}]
@@ -142,7 +142,7 @@ func (b *bench) start(a *archiver, dataDir string) (end func() (cpu time.Duratio
 	if a.daemon == nil {
 		return func() (time.Duration, int64) { return 0, 0 }
 	}
-	p := b.run.Start(lab.User1, "daemon-"+filepath.Base(filepath.Dir(a.socket)), nil, a.daemon(dataDir)...)
+	p := b.run.Start(lab.User1, "daemon-"+filepath.Base(filepath.Dir(a.scratch)), nil, a.daemon(dataDir)...)
 	lab.Poll(b, socketWait, "the daemon's socket", func() error {
 		c, err := net.Dial("unix", a.socket)
 		if err == nil {
