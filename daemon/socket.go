@@ -31,7 +31,7 @@ const (
 // on: pgha-wal runs pgha-backup.
 func (s *service) listenHooks() *net.UnixListener {
 	path := s.settings().Daemon.Socket
-	if s.hooks.push == nil {
+	if s.hooks.push == nil || path == "" {
 		return nil
 	}
 	l, err := listenUnix(path)

@@ -281,7 +281,7 @@ func TestAheadHanging(t *testing.T) {
 // The memory of all pushes is bounded, that of one that is waited for included; where
 // segments are so large that only one has room, that is this one.
 func TestAheadMemory(t *testing.T) {
-	for _, c := range []struct{ limit, most int64 }{{32 << 20, 5}, {8 << 20, 4}, {6 << 20, 3}, {4 << 20, 1}, {1, 1}} {
+	for _, c := range []struct{ limit, most int64 }{{32 << 20, 5}, {8 << 20, 5}, {6 << 20, 3}, {4 << 20, 1}, {1, 1}} {
 		dir, names := readied(t)
 		var a *Ahead
 		var mu sync.Mutex

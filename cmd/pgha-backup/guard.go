@@ -26,6 +26,8 @@ func guard(args []string) exitMapper {
 		signal.Ignore(syscall.SIGPIPE) // a closed log would kill us with a status that ends a standby
 	}
 	switch {
+	case slices.Contains(args, prePromote):
+		return guardPromotion()
 	case slices.Contains(args, "archive-get"):
 		return guardGet(args[slices.Index(args, "archive-get")+1:])
 	case slices.ContainsFunc(args, hook.ByRecovery): // a restore_command whose verb is misspelt
