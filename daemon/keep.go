@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/living"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -37,6 +38,7 @@ type keeper struct {
 	retry              time.Time
 	refused            string
 	stock              wal.Stock
+	system             postgres.SystemIdentifier // whose stock it is
 	frontier           wal.Frontier
 	broken             string       // what is neither in the archive nor here
 	until              postgres.LSN // where the server was when that was found
@@ -152,8 +154,14 @@ func (k *keeper) look(ctx context.Context) (h wal.Holdings, err error) {
 
 func (s *service) lacks(ctx context.Context, k *keeper, system postgres.SystemIdentifier, wanted []postgres.WALFile) (map[postgres.WALFile]bool, error) {
 	s.mu.Lock()
-	open, seen := s.opener, s.survey.Archive
+	open, seen, of := s.opener, s.survey.Archive, s.survey.Info.SystemIdentifier
 	s.mu.Unlock()
+	if of != system { // another cluster's files have the same names
+		seen = catalog.Archive{}
+	}
+	if k.system != system {
+		k.stock, k.system = wal.Stock{}, system
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return k.stock.Lacks(ctx, open(system), slices.DeleteFunc(slices.Clone(wanted), func(f postgres.WALFile) bool { return settled(seen, f) }))

@@ -101,6 +101,37 @@ func TestSettled(t *testing.T) {
 	}
 }
 
+// A cluster that is made anew has WAL of the same names: what the archive has of the former
+// one, as a survey or a round before saw, is not taken for its.
+func TestLacksOfAnotherSystem(t *testing.T) {
+	s := alive(t)
+	f := postgres.WALFile{Kind: postgres.WALSegment, Segment: postgres.Segment{Timeline: 1, Seg: 1}}
+	r := s.opener(7)
+	if _, err := r.Create(t.Context(), 16*mib, config.Required, time.Unix(9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.PutWAL(t.Context(), f, []byte("x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	var k keeper
+	for _, step := range []struct {
+		system   postgres.SystemIdentifier
+		surveyed bool
+		want     bool
+	}{{7, false, false}, {8, false, true}, {7, true, false}, {8, true, true}} {
+		if s.survey = (surveyed{}); step.surveyed {
+			found, err := r.Survey(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.survey.Survey = found
+		}
+		if lacks, err := s.lacks(t.Context(), &k, step.system, []postgres.WALFile{f}); err != nil || lacks[f] != step.want {
+			t.Errorf("%+v: %v %v", step, lacks, err)
+		}
+	}
+}
+
 // The frontier goes on from what was written down, unless that is of another branch.
 func TestSettle(t *testing.T) {
 	two := map[postgres.TimelineID]postgres.TimelineHistory{2: {Timeline: 2, Entries: []postgres.HistoryEntry{{Parent: 1, Switch: at(5) + 100}}}}
