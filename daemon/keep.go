@@ -89,8 +89,17 @@ func (s *service) keepRound(ctx context.Context, k *keeper, now time.Time) {
 	a := s.settings().Archive
 	h, err := k.look(ctx)
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) { // else there is no data directory yet
-			s.log.Debug("the WAL here cannot be looked at", "error", err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if errors.Is(err, fs.ErrNotExist) { // there is no data directory yet
+			s.keep = nil
+			return
+		}
+		s.log.Debug("the WAL here cannot be looked at", "error", err)
+		if s.keep != nil { // the slot ended with the session
+			shown := *s.keep
+			shown.Slot, shown.Problem = k.slot, "the server does not say where it stands: "+err.Error()
+			s.keep = &shown
 		}
 		return
 	}

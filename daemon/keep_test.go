@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -200,6 +203,31 @@ func TestKeepIsShown(t *testing.T) {
 	}
 	if shown["pgha_keep_bytes"] != 5 || shown["pgha_keep_broken"] != 1 {
 		t.Error(shown)
+	}
+}
+
+// A session that ends takes the slot with it: it is not shown as held until the next round.
+func TestKeepOfASilentServer(t *testing.T) {
+	s := alive(t)
+	k := keeper{dsn: "nonsense", pgdata: t.TempDir()}
+	control := filepath.Join(k.pgdata, "global", "pg_control")
+	if err := errors.Join(os.Mkdir(filepath.Dir(control), 0o700), os.WriteFile(control, []byte("x"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s.keepRound(t.Context(), &k, s.started)
+	if s.keep != nil {
+		t.Errorf("nothing was ever kept: %+v", s.keep)
+	}
+	s.keep = &Keep{Slot: "pgha_keep_x", Bytes: 5}
+	s.keepRound(t.Context(), &k, s.started)
+	if s.keep.Slot != "" || s.keep.Bytes != 5 || !strings.HasPrefix(s.keep.Problem, "the server does not say where it stands: ") {
+		t.Errorf("%+v", s.keep)
+	}
+	if err := os.Remove(control); err != nil {
+		t.Fatal(err)
+	}
+	if s.keepRound(t.Context(), &k, s.started); s.keep != nil {
+		t.Errorf("there is no data directory: %+v", s.keep)
 	}
 }
 
