@@ -69,9 +69,9 @@ func (b *bench) measureArchive() {
 		for _, q := range []float64{0.5, 0.9, 0.99, 1} {
 			columns = append(columns, column{title: fmt.Sprintf("p%g ms", 100*q), format: "%.1f", figure: func(s sample) float64 { return quantile(s.each, q) }})
 		}
-		table(os.Stdout, "One call of archive_command, ten a second", interleaved(b, "hook", all, func(a *archiver) sample {
+		table(os.Stdout, "One call of archive_command, four a second", interleaved(b, "hook", all, func(a *archiver) sample {
 			nothing.scratch = b.run.Mkdir(lab.User1, 0o700, "nothing")
-			return b.pushAhead(a, 100*time.Millisecond)
+			return b.pushAhead(a, 250*time.Millisecond)
 		}), columns)
 	}
 	if b.wants("commit") {
