@@ -44,19 +44,9 @@ func (r *Repository) Manifest(ctx context.Context, id BackupID) (Manifest, error
 	return m, nil
 }
 
-// Backups reads every manifest that has no tombstone, oldest first by stop LSN's
-// time in the manifest, never by an object's age. One unreadable manifest is an
-// error: a list with holes would mislead whoever deletes by it.
-func (r *Repository) Backups(ctx context.Context) ([]Manifest, error) {
-	found, broken, err := r.ReadableBackups(ctx)
-	if err == nil && len(broken) > 0 {
-		return nil, broken[0].Err
-	}
-	return found, err
-}
-
-// ReadableBackups is Backups for who only reads: one unreadable manifest must not
-// take the other backups away.
+// ReadableBackups reads every manifest that has no tombstone, oldest first by stop
+// time, never by an object's age. One that is unreadable must not take the others
+// away from who only reads; whoever deletes takes the Inventory.
 func (r *Repository) ReadableBackups(ctx context.Context) (found []Manifest, broken []Unreadable, err error) {
 	var ids []BackupID
 	expired := map[BackupID]bool{}

@@ -157,8 +157,8 @@ func TestInventory(t *testing.T) {
 	if other.Manifest != nil || len(other.Unfinished()) != 1 || other.Runs[0].Size != 5 || other.Runs[0].Started != nil {
 		t.Errorf("%+v", other)
 	}
-	if visible, err := r.Backups(t.Context()); err != nil || len(visible) != 0 {
-		t.Errorf("%v %v", visible, err)
+	if visible, broken, err := r.ReadableBackups(t.Context()); err != nil || len(visible)+len(broken) != 0 {
+		t.Errorf("%v %v %v", visible, broken, err)
 	}
 	a, err := r.Archive(t.Context())
 	if fault, err2 := r.Fault(t.Context(), b, a); err != nil || err2 != nil || fault != "" {

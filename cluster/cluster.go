@@ -45,7 +45,6 @@ type Member struct {
 // Topology is a whole cluster at one moment: a value that decisions are made from.
 type Topology struct {
 	Scope            string                    `json:"scope"`
-	Namespace        string                    `json:"namespace"`
 	SystemIdentifier postgres.SystemIdentifier `json:"system_identifier,omitempty"`
 	// Leader is the member that holds the leader key; empty when nobody does.
 	Leader string `json:"leader"`
@@ -60,12 +59,9 @@ type Topology struct {
 	Paused      bool     `json:"paused,omitempty"`
 	// StandbyCluster: the leader is itself a standby of another cluster.
 	StandbyCluster bool `json:"standby_cluster,omitempty"`
-	// Failsafe: a leader that lost etcd may go on while it reaches all its members.
-	Failsafe bool `json:"failsafe,omitempty"`
 	// TTL is how long a dead member's keys live, LoopWait one round of Patroni.
 	TTL      time.Duration `json:"ttl,omitempty"`
 	LoopWait time.Duration `json:"loop_wait,omitempty"`
-	Seen     time.Time     `json:"seen"`
 	// Revision is etcd's revision of this reading.
 	Revision int64 `json:"revision"`
 }

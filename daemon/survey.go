@@ -140,7 +140,7 @@ func (s *service) lookAtHost(ctx context.Context, k *looker) {
 
 // topology is a server without Patroni as a cluster of one.
 func (l Local) topology(member, scope string) cluster.Topology {
-	t := cluster.Topology{Scope: scope, SystemIdentifier: l.System, Seen: l.Seen, Members: []cluster.Member{{Name: member, Role: cluster.Unknown, State: l.Server}}}
+	t := cluster.Topology{Scope: scope, SystemIdentifier: l.System, Members: []cluster.Member{{Name: member, Role: cluster.Unknown, State: l.Server}}}
 	switch m := &t.Members[0]; l.Server {
 	case "primary":
 		t.Leader, m.Role, m.State = member, cluster.Primary, "running"

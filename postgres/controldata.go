@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // ErrControlCRC says that pg_control does not match its checksum: damaged, or read
@@ -49,22 +48,15 @@ func (l WALLevel) String() string {
 // ControlData is what we need of pg_control.
 type ControlData struct {
 	System         SystemIdentifier
-	ControlVersion uint32 // 1300 for PostgreSQL 13 to 16, 1700, 1800
 	CatalogVersion uint32
 	State          ControlState
-	Modified       time.Time
 
-	Checkpoint     LSN        // start of the latest checkpoint record
-	Redo           LSN        // where a recovery from it replays from
-	Timeline       TimelineID // of the latest checkpoint
-	PrevTimeline   TimelineID
-	CheckpointTime time.Time
+	Checkpoint LSN        // start of the latest checkpoint record
+	Redo       LSN        // where a recovery from it replays from
+	Timeline   TimelineID // of the latest checkpoint
 
 	MinRecovery         LSN // replay to here before the files are consistent; 0 outside recovery
 	MinRecoveryTimeline TimelineID
-	BackupStart         LSN // set while recovering from a backup
-	BackupEnd           LSN // set for one taken from a standby
-	BackupEndRequired   bool
 
 	WALLevel             WALLevel
 	WALLogHints          bool
@@ -77,7 +69,6 @@ type ControlData struct {
 
 	BlockSize       uint32
 	RelationBlocks  uint32 // blocks per segment file of a relation
-	WALBlockSize    uint32
 	SegmentSize     SegmentSize
 	ChecksumVersion uint32 // 0: no data checksums
 }
@@ -106,16 +97,13 @@ func ParseControlData(b []byte) (ControlData, error) {
 		return ControlData{}, fmt.Errorf("read pg_control: %w: %08X, want %08X", ErrControlCRC, got, u32(at))
 	}
 	c := ControlData{
-		System: SystemIdentifier(le.Uint64(b)), ControlVersion: u32(8), CatalogVersion: u32(12),
-		State: ControlState(u32(16)), Modified: pgTime(b[24:]),
-		Checkpoint: lsn(32), Redo: lsn(40), Timeline: TimelineID(u32(48)), PrevTimeline: TimelineID(u32(52)),
-		CheckpointTime: pgTime(b[104:]),
-		MinRecovery:    lsn(136), MinRecoveryTimeline: TimelineID(u32(144)),
-		BackupStart: lsn(152), BackupEnd: lsn(160), BackupEndRequired: b[168] != 0,
+		System: SystemIdentifier(le.Uint64(b)), CatalogVersion: u32(12), State: ControlState(u32(16)),
+		Checkpoint: lsn(32), Redo: lsn(40), Timeline: TimelineID(u32(48)),
+		MinRecovery: lsn(136), MinRecoveryTimeline: TimelineID(u32(144)),
 		WALLevel: WALLevel(u32(172)), WALLogHints: b[176] != 0,
 		MaxConnections: int(u32(180)), MaxWorkerProcesses: int(u32(184)), MaxWALSenders: int(u32(188)),
 		MaxPreparedXacts: int(u32(192)), MaxLocksPerXact: int(u32(196)), TrackCommitTimestamp: b[200] != 0,
-		BlockSize: u32(216), RelationBlocks: u32(220), WALBlockSize: u32(224),
+		BlockSize: u32(216), RelationBlocks: u32(220),
 		SegmentSize: SegmentSize(u32(228)), ChecksumVersion: u32(252),
 	}
 	if err := c.SegmentSize.Validate(); err != nil {
@@ -125,9 +113,4 @@ func ParseControlData(b []byte) (ControlData, error) {
 		return ControlData{}, fmt.Errorf("read pg_control: no system identifier or block sizes in it")
 	}
 	return c, nil
-}
-
-// pgTime reads a pg_time_t: seconds since 1970.
-func pgTime(b []byte) time.Time {
-	return time.Unix(int64(binary.LittleEndian.Uint64(b)), 0).UTC()
 }

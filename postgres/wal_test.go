@@ -60,7 +60,7 @@ func TestRecordReaderAgreesWithWaldump(t *testing.T) {
 		for _, tli := range []TimelineID{1, 2} {
 			dump := s.dump(t, fmt.Sprintf("waldump.%d", tli))
 			seen := map[RecordKind]int{}
-			r := NewRecordReader(0, s.source(t, s.segments(tli)...))
+			r := newKnownReader(0, s.source(t, s.segments(tli)...))
 			for i, d := range dump {
 				if d.kind() == 0 {
 					continue

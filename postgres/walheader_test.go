@@ -22,7 +22,7 @@ func TestWALHeaderOfServers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strconv.Itoa(h.Major) != major || h.System != control.System || h.SegmentSize != control.SegmentSize || h.BlockSize != control.WALBlockSize {
+			if strconv.Itoa(h.Major) != major || h.System != control.System || h.SegmentSize != control.SegmentSize || h.BlockSize != 8192 {
 				t.Errorf("%s of %s: %+v", name, major, h)
 			}
 			f := mustName(t, name)

@@ -11,36 +11,20 @@ type SegmentSource func() (Segment, []byte, error)
 // in which PostgreSQL looks for its recovery target. At a fork the segment of the
 // newer timeline stands for both, as it does for the server.
 type RecordReader struct {
-	from LSN
 	next SegmentSource
 	walk walWalker
 	open bool
-	end  LSN
 	stop error
 }
 
-// NewRecordReader reads from the first segment that next gives and yields the
-// records that start at or after from.
-func NewRecordReader(from LSN, next SegmentSource) *RecordReader {
-	return &RecordReader{from: from, next: next}
-}
+// NewRecordReader reads from the first segment that next gives.
+func NewRecordReader(next SegmentSource) *RecordReader { return &RecordReader{next: next} }
 
-// Next is the next record of a kind that means something to recovery. io.EOF means
-// that the source ran out at a good place; a record cut by the last segment's end
-// counts as that. ErrEndOfWAL means that the log ends here or is
-// damaged: a server would replay up to End.
+// Next is the next record of any kind; of one that is not decoded only Start, End,
+// Timeline and XID are told. io.EOF means that the source ran out at a good place; a
+// record cut by the last segment's end counts as that. ErrEndOfWAL means that the log
+// ends here or is damaged: a server would replay up to the end of the last record.
 func (r *RecordReader) Next() (Record, error) {
-	for {
-		rec, err := r.NextAny()
-		if err != nil || rec.Kind != 0 {
-			return rec, err
-		}
-	}
-}
-
-// NextAny is the next record of any kind; of one that is not decoded only Start,
-// End, Timeline and XID are told.
-func (r *RecordReader) NextAny() (Record, error) {
 	for r.stop == nil {
 		if !r.open {
 			if r.stop = r.openNext(); r.stop != nil {
@@ -56,10 +40,6 @@ func (r *RecordReader) NextAny() (Record, error) {
 			r.stop = err
 			break
 		}
-		if raw.start < r.from {
-			r.end = raw.end
-			continue
-		}
 		rec := Record{Start: raw.start, End: raw.end, Timeline: r.walk.seg.Timeline, XID: raw.xid}
 		if raw.kind != 0 {
 			if rec, err = decodeRecord(raw, r.walk.seg.Timeline, r.walk.head.Major); err != nil {
@@ -67,7 +47,6 @@ func (r *RecordReader) NextAny() (Record, error) {
 				break
 			}
 		}
-		r.end = raw.end
 		return rec, nil
 	}
 	return Record{}, r.stop
@@ -84,6 +63,3 @@ func (r *RecordReader) openNext() error {
 	r.open = true
 	return nil
 }
-
-// End is the end of the last whole record read, of whatever kind; 0 before that.
-func (r *RecordReader) End() LSN { return r.end }

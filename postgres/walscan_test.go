@@ -36,7 +36,7 @@ func TestWALOfRandomRecords(t *testing.T) {
 			start, end := b.commit(xid, uint64(xid))
 			commits = append(commits, put{xid, start, end})
 		}
-		r := NewRecordReader(0, b.source())
+		r := newKnownReader(0, b.source())
 		for _, want := range commits {
 			got, err := r.Next()
 			for got.Kind == RecordSwitch {
@@ -54,8 +54,8 @@ func TestWALOfRandomRecords(t *testing.T) {
 		if f := b.scan(t, len(b.segs)-1); f.Complete(size) || f.ValidEnd != uint32(uint64(b.pos)%uint64(size)) || f.Stop == "" {
 			t.Errorf("the last segment ends at %s: %+v", b.pos, f)
 		}
-		if _, err := r.Next(); !errors.Is(err, ErrEndOfWAL) || r.End() != b.pos {
-			t.Errorf("the reader stops at %s with %v, want %s", r.End(), err, b.pos)
+		if _, err := r.Next(); !errors.Is(err, ErrEndOfWAL) || r.end != b.pos {
+			t.Errorf("the reader stops at %s with %v, want %s", r.end, err, b.pos)
 		}
 	}
 }
@@ -81,12 +81,12 @@ func TestScanSegmentOpenRecord(t *testing.T) {
 		if f := b.scan(t, 1); f.FirstLSN != 0 || f.Commits != 0 || f.Stop == "" {
 			t.Errorf("%d bytes left: the next segment has %+v", left, f)
 		}
-		r := NewRecordReader(0, b.source())
+		r := newKnownReader(0, b.source())
 		if got, err := r.Next(); err != nil || got.XID != 9 || got.End != end {
 			t.Errorf("%d bytes left: %+v %v", left, got, err)
 		}
 		b.segs = b.segs[:1]
-		r = NewRecordReader(0, b.source())
+		r = newKnownReader(0, b.source())
 		if _, err := r.Next(); !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
@@ -162,7 +162,7 @@ func TestOverwrittenRecord(t *testing.T) {
 		b.room(0, pageOverwrites)
 		b.add(rmXLOG, 0xD0, 0, []byte{255, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 		b.commit(2, 2)
-		rd := NewRecordReader(0, b.source())
+		rd := newKnownReader(0, b.source())
 		for _, xid := range []uint32{1, 2} {
 			if got, err := rd.Next(); err != nil || got.XID != xid {
 				t.Fatalf("across %v: %+v %v, want xid %d", across, got, err, xid)

@@ -65,7 +65,7 @@ func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter
 	return func(yield func(postgres.Record, error) bool) {
 		var failed error
 		next := 0
-		reader := postgres.NewRecordReader(0, func() (s postgres.Segment, data []byte, err error) {
+		reader := postgres.NewRecordReader(func() (s postgres.Segment, data []byte, err error) {
 			if next == len(segments) {
 				return s, nil, io.EOF
 			}
@@ -74,7 +74,7 @@ func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter
 			return s, data, failed
 		})
 		for {
-			record, err := reader.NextAny()
+			record, err := reader.Next()
 			switch {
 			case failed != nil:
 				yield(record, failed)

@@ -139,17 +139,17 @@ func newScene(t *testing.T, m catalog.Manifest) scene {
 	return s
 }
 
+func repositoryIn(bucket storage.Bucket) *catalog.Repository {
+	return catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{})
+}
+
 // restore checks and executes, as the command does.
 func (s scene) restore(ctx context.Context, bucket storage.Bucket, force bool) error {
 	ground, err := Check(s.plan, s.pgdata, force)
 	if err != nil {
 		return err
 	}
-	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(ctx, s.plan.Backup)
-	if err != nil {
-		return err
-	}
-	return Execute(ctx, backup, s.plan, ground, s.options)
+	return Execute(ctx, repositoryIn(bucket), s.plan, ground, s.options)
 }
 
 func read(t *testing.T, parts ...string) string {
@@ -175,11 +175,4 @@ func put(t *testing.T, text string, parts ...string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// contextCancelled is a context that ends at the first look at it.
-func contextCancelled(t *testing.T) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	return ctx, cancel
 }

@@ -85,12 +85,16 @@ type execution struct {
 // Execute writes the copy that the plan describes onto the ground that Check found.
 // pg_control comes last, so that at any earlier end the directory cannot be started
 // and the same restore can simply be run again.
-func Execute(ctx context.Context, backup *catalog.Backup, plan Plan, ground Ground, o Options) (err error) {
+func Execute(ctx context.Context, repository *catalog.Repository, plan Plan, ground Ground, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if plan.Backup.Type != catalog.Full || backup.Manifest.ID != plan.Backup.ID || backup.Manifest.Run != plan.Backup.Run {
-		return fmt.Errorf("backup %s (%s) is not the full backup %s of the plan", backup.Manifest.ID, backup.Manifest.Type, plan.Backup.ID)
+	if plan.Backup.Type != catalog.Full {
+		return fmt.Errorf("backup %s (%s) is not a full backup", plan.Backup.ID, plan.Backup.Type)
+	}
+	backup, err := repository.Open(ctx, plan.Backup)
+	if err != nil {
+		return err
 	}
 	x := &execution{Options: o, plan: plan, ground: ground, backup: backup,
 		held: map[string][]byte{}, written: map[string]catalog.Entry{}}

@@ -1,7 +1,9 @@
 package restore
 
 import (
+	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
 	"github.com/pgha-backup/pgha-backup/storage/mem"
 )
@@ -194,11 +197,7 @@ func TestExecutePlantedLinks(t *testing.T) {
 			}
 		})
 	}
-	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Execute(t.Context(), backup, s.plan, ground, options); err == nil {
+	if err := Execute(t.Context(), repositoryIn(bucket), s.plan, ground, options); err == nil {
 		t.Error("a link in the target was accepted")
 	}
 	if got := read(t, outside, "1", "1259"); got != "precious" {
@@ -244,6 +243,18 @@ func TestExecuteReplaces(t *testing.T) {
 	}
 }
 
+// lastGet cancels with the first object read: the backup's index.
+type lastGet struct {
+	storage.Bucket
+	cancel func()
+}
+
+func (b lastGet) Get(ctx context.Context, key storage.Key, span storage.Span) (io.ReadCloser, error) {
+	body, err := b.Bucket.Get(ctx, key, span)
+	b.cancel()
+	return body, err
+}
+
 // When the replacing ends early, pg_control is the first to be gone.
 func TestReplaceRemovesControlFirst(t *testing.T) {
 	bucket := mem.New()
@@ -258,13 +269,9 @@ func TestReplaceRemovesControlFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := contextCancelled(t)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Execute(ctx, backup, s.plan, ground, s.options); err == nil {
+	if err := Execute(ctx, repositoryIn(lastGet{bucket, cancel}), s.plan, ground, s.options); err == nil {
 		t.Fatal("a cancelled restore succeeded")
 	}
 	if exists(s.pgdata, controlFile) || !exists(s.pgdata, MarkerFile) || !exists(s.pgdata, "PG_VERSION") {
@@ -295,11 +302,7 @@ func TestExecuteIsAlone(t *testing.T) {
 	if err := s.restore(t.Context(), bucket, false); err != nil {
 		t.Fatalf("the first restore: %v", err)
 	}
-	backup, err := catalog.New(bucket, catalog.Location{Scope: "demo", System: testSystem}, catalog.Options{}).Open(t.Context(), s.plan.Backup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Execute(t.Context(), backup, s.plan, before, second.options); !is[*PreflightError](err) {
+	if err := Execute(t.Context(), repositoryIn(bucket), s.plan, before, second.options); !is[*PreflightError](err) {
 		t.Errorf("a restore that found the directory empty a while ago: %v", err)
 	}
 	if exists(s.pgdata, MarkerFile) || !exists(s.pgdata, controlFile) {

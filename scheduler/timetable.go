@@ -129,14 +129,3 @@ func Due(t Timetable, now time.Time) (at time.Time, ok bool) {
 	}
 	return at, true
 }
-
-// Once is a single time.
-type Once time.Time
-
-// Next is that time, until it has come.
-func (o Once) Next(after time.Time) time.Time {
-	if at := time.Time(o); at.After(after) {
-		return at
-	}
-	return time.Time{}
-}

@@ -125,15 +125,25 @@ func TestDueIsTheLatest(t *testing.T) {
 	}
 }
 
+// once is a single time.
+type once time.Time
+
+func (o once) Next(after time.Time) time.Time {
+	if at := time.Time(o); at.After(after) {
+		return at
+	}
+	return time.Time{}
+}
+
 func TestDueOfNothing(t *testing.T) {
 	now := at(t, "2026-11-21T00:00:00Z")
-	if due, ok := Due(Once(now.Add(time.Second)), now); ok {
+	if due, ok := Due(once(now.Add(time.Second)), now); ok {
 		t.Error(due)
 	}
-	if due, ok := Due(Once(now.Add(-time.Hour)), now); !ok || !due.Equal(now.Add(-time.Hour)) {
+	if due, ok := Due(once(now.Add(-time.Hour)), now); !ok || !due.Equal(now.Add(-time.Hour)) {
 		t.Error(due, ok)
 	}
-	if due, ok := Due(Once(now), now); !ok || !due.Equal(now) {
+	if due, ok := Due(once(now), now); !ok || !due.Equal(now) {
 		t.Error(due, ok)
 	}
 }

@@ -165,7 +165,7 @@ func (o *Observer) read(ctx context.Context) (cluster.Topology, error) {
 				pairs[i] = pair{string(kv.Key), kv.Value, kv.CreateRevision}
 			}
 			t, err := parseTopology(o.base, pairs)
-			t.Scope, t.Namespace, t.Revision, t.Seen = o.o.Scope, o.o.Namespace, answer.Header.Revision, time.Now()
+			t.Scope, t.Revision = o.o.Scope, answer.Header.Revision
 			return t, err
 		}
 	}

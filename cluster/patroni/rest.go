@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -101,7 +100,7 @@ func (o *Observer) readAPI(ctx context.Context) (cluster.Topology, error) {
 }
 
 func (o *Observer) readMember(ctx context.Context, api string) (cluster.Topology, error) {
-	t := cluster.Topology{Scope: o.o.Scope, Namespace: o.o.Namespace, Seen: time.Now()}
+	t := cluster.Topology{Scope: o.o.Scope}
 	var all clusterJSON
 	var own, leader statusJSON
 	var config dynamicConfig

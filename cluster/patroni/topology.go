@@ -54,7 +54,6 @@ func (n *number) UnmarshalJSON(b []byte) error {
 // dynamicConfig is the value of the key config and of GET /config.
 type dynamicConfig struct {
 	Pause          any            `json:"pause"`
-	Failsafe       any            `json:"failsafe_mode"`
 	TTL            number         `json:"ttl"`       // seconds
 	LoopWait       number         `json:"loop_wait"` // seconds
 	StandbyCluster map[string]any `json:"standby_cluster"`
@@ -68,7 +67,7 @@ func (c dynamicConfig) apply(t *cluster.Topology) {
 		}
 		return time.Duration(n) * time.Second
 	}
-	t.Paused, t.Failsafe = cluster.True(c.Pause), cluster.True(c.Failsafe)
+	t.Paused = cluster.True(c.Pause)
 	t.TTL, t.LoopWait = seconds(c.TTL, 30*time.Second), seconds(c.LoopWait, 10*time.Second)
 	t.StandbyCluster = isStandbyCluster(c.StandbyCluster)
 }

@@ -117,18 +117,18 @@ func TestShapesOfPatronisVersions(t *testing.T) {
 			"members/n1": `"role":"master","xlog_location":1000,"timeline":2`,
 			"members/n2": `"role":"replica","xlog_location":900,"timeline":2,"tags":{"nobackup":true}`,
 			"members/n3": `"role":"replica","xlog_location":800,"timeline":2,"pending_restart":true`,
-		}), "term 41 at 1000, ttl 20s, round 2s, synchronous [n2], failsafe false; n1 primary 1000/0; n2 replica 900/0 nobackup; n3 replica 800/0 restarts"},
+		}), "term 41 at 1000, ttl 20s, round 2s, synchronous [n2]; n1 primary 1000/0; n2 replica 900/0 nobackup; n3 replica 800/0 restarts"},
 		"4.1.4": {common("4.1.4", map[string]string{
 			"config": `{"synchronous_mode":"quorum","failsafe_mode":true}`, "status": `{"optime":1000,"slots":{"n2":900},"retain_slots":["n2"]}`, "sync": `{"leader":"n1","sync_standby":"n3,n2","quorum":1}`,
 			"failsafe":   `{"n1":"http://10.0.0.1:8008/patroni"}`,
 			"members/n1": `"role":"primary","xlog_location":1000,"timeline":2`,
 			"members/n2": `"role":"replica","replication_state":"streaming","xlog_location":900,"receive_lsn":900,"replay_lsn":850,"timeline":2,"tags":{"nobackup":"yes"}`,
 			"members/n3": `"role":"replica","replication_state":"in archive recovery","xlog_location":800,"replay_lsn":800,"timeline":2,"pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"200"}}`,
-		}), "term 41 at 1000, ttl 30s, round 10s, synchronous [n2 n3], failsafe true; n1 primary 1000/0; n2 replica 900/850 streaming nobackup; n3 replica 800/800 in archive recovery restarts"},
+		}), "term 41 at 1000, ttl 30s, round 10s, synchronous [n2 n3]; n1 primary 1000/0; n2 replica 900/850 streaming nobackup; n3 replica 800/800 in archive recovery restarts"},
 		"before 2.1, with nothing synchronous": {common("2.0.2", map[string]string{
 			"config": `{"ttl":"45","pause":false}`, "optime/leader": "1000", "sync": `{"leader":null,"sync_standby":null}`,
 			"members/n1": `"role":"master","xlog_location":1000,"timeline":2`,
-		}), "term 41 at 1000, ttl 45s, round 10s, synchronous [], failsafe false; n1 primary 1000/0"},
+		}), "term 41 at 1000, ttl 45s, round 10s, synchronous []; n1 primary 1000/0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := parseTopology(base, c.pairs)
@@ -144,7 +144,7 @@ func TestShapesOfPatronisVersions(t *testing.T) {
 
 // details writes what a choice of the source is made from.
 func details(t cluster.Topology) string {
-	line := fmt.Sprintf("term %d at %d, ttl %s, round %s, synchronous %v, failsafe %t", t.Term, uint64(t.Position), t.TTL, t.LoopWait, t.Synchronous, t.Failsafe)
+	line := fmt.Sprintf("term %d at %d, ttl %s, round %s, synchronous %v", t.Term, uint64(t.Position), t.TTL, t.LoopWait, t.Synchronous)
 	for _, m := range t.Members {
 		line += strings.TrimRight(fmt.Sprintf("; %s %s %d/%d %s", m.Name, m.Role, uint64(m.LSN), uint64(m.Replay), m.ReplicationState), " ")
 		if m.Tagged("nobackup") {
@@ -162,11 +162,11 @@ func TestShapesOfTheAPI(t *testing.T) {
 		"3.0.2": {"3.0.2", `{"members":[{"name":"n1","role":"leader","state":"running","api_url":"http://10.0.0.1:8008/patroni","host":"10.0.0.1","port":5432,"timeline":2},
 			{"name":"n2","role":"sync_standby","state":"running","timeline":2,"tags":{"nobackup":true},"lag":100},
 			{"name":"n3","role":"replica","state":"stopped","pending_restart":true,"lag":"unknown"}]}`, `{"ttl":20,"loop_wait":2}`,
-			"term 0 at 1000, ttl 20s, round 2s, synchronous [n2], failsafe false; n1 primary 1000/0; n2 replica 900/0 nobackup; n3 replica 0/0 restarts"},
+			"term 0 at 1000, ttl 20s, round 2s, synchronous [n2]; n1 primary 1000/0; n2 replica 900/0 nobackup; n3 replica 0/0 restarts"},
 		"4.1.4": {"4.1.4", `{"members":[{"name":"n1","role":"standby_leader","state":"streaming","timeline":2},
 			{"name":"n2","role":"quorum_standby","state":"streaming","timeline":2,"lag":0,"receive_lsn":"0/3E8","replay_lsn":"0/3E8","receive_lag":0},
 			{"name":"n3","role":"replica","state":"in archive recovery","timeline":2,"lag":5000}],"scope":"main"}`, `{"failsafe_mode":"on","standby_cluster":{"host":"h"}}`,
-			"term 0 at 1000, ttl 30s, round 10s, synchronous [n2], failsafe true; n1 standby_leader 1000/0 streaming; n2 replica 1000/0 streaming; n3 replica 0/0 in archive recovery"},
+			"term 0 at 1000, ttl 30s, round 10s, synchronous [n2]; n1 standby_leader 1000/0 streaming; n2 replica 1000/0 streaming; n3 replica 0/0 in archive recovery"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var all clusterJSON

@@ -120,7 +120,7 @@ func (w *watcher) see(ctx context.Context) (cluster.Topology, error) {
 // tell calls each unless it would say the same again.
 func (w *watcher) tell(t cluster.Topology, err error) {
 	now, fault := t, faultOf(err)
-	now.Seen, now.Revision = time.Time{}, 0
+	now.Revision = 0
 	if w.began && fault == w.fault && reflect.DeepEqual(now, w.told) {
 		return
 	}

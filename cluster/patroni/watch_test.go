@@ -239,7 +239,7 @@ func TestWatchThroughTheAPI(t *testing.T) {
 		if got := w.after(10 * time.Second); strings.Count(got, `n1@0 ""`) != 1 {
 			t.Error(got)
 		}
-		if n2, _ := w.last.Member("n2"); w.last.LoopWait != 4*time.Second || !w.last.Failsafe || n2.LSN != 900 || n2.State != "running" ||
+		if n2, _ := w.last.Member("n2"); w.last.LoopWait != 4*time.Second || n2.LSN != 900 || n2.State != "running" ||
 			n2.ReplicationState != "streaming" || n2.Version != "3.0.2" || len(w.last.Synchronous) != 1 || w.last.Position != 1000 {
 			t.Errorf("%+v", w.last)
 		}

@@ -4,12 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
@@ -138,6 +137,14 @@ func (a *app) print(document any, text func() error) error {
 	return encoder.Encode(document)
 }
 
+// say prints a document as JSON where that is asked for, else one line.
+func (a *app) say(document any, format string, args ...any) error {
+	return a.print(document, func() error {
+		_, err := fmt.Fprintf(a.stdout, format+"\n", args...)
+		return err
+	})
+}
+
 // hasPatroni tells whether there is anybody to ask for the topology.
 func (a *app) hasPatroni() bool {
 	return len(a.config.Patroni.Etcd.Endpoints) > 0 || a.config.Patroni.API.URL != ""
@@ -162,9 +169,4 @@ func (a *app) topology(ctx context.Context) (cluster.Topology, error) {
 	}
 	t, err := observer.Topology(ctx)
 	return t, errors.Join(err, observer.Close())
-}
-
-// systemFlag adds --system-id to a command that reads a repository.
-func systemFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("system-id", "", "system identifier, where the repository holds several clusters of this name")
 }

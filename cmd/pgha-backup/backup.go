@@ -143,12 +143,9 @@ func (a *app) wantSource(ctx context.Context, source cluster.SourcePolicy) (reas
 }
 
 func (a *app) reportBackup(m catalog.Manifest, took time.Duration) error {
-	err := a.print(m, func() error {
-		_, err := fmt.Fprintf(a.stdout, "%s: %s backup of %s (%s), %d files, %s, stored in %s, %s\nconsistent from %s on timeline %d, %s on\n",
-			m.ID, m.Type, m.Scope, m.Member, m.Files, byteCount(m.Bytes), byteCount(m.Stored), took.Round(100*time.Millisecond),
-			m.StopLSN, uint32(m.StopTLI), upward(m.StopTime).UTC().Format(time.RFC3339))
-		return err
-	})
+	err := a.say(m, "%s: %s backup of %s (%s), %d files, %s, stored in %s, %s\nconsistent from %s on timeline %d, %s on",
+		m.ID, m.Type, m.Scope, m.Member, m.Files, byteCount(m.Bytes), byteCount(m.Stored), took.Round(100*time.Millisecond),
+		m.StopLSN, uint32(m.StopTLI), upward(m.StopTime).UTC().Format(time.RFC3339))
 	if err == nil && m.Damaged() {
 		err = fail(exitDegraded, "find the relations with pg_filenode_relation, repair them, and take another backup; this one is kept but never used by itself",
 			"the backup is stored, but %d files of the server have damaged pages, first %s block %d", len(m.Damage), m.Damage[0].Path, m.Damage[0].Blocks[0])

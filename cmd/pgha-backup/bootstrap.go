@@ -92,7 +92,7 @@ func (a *app) bootstrap(ctx context.Context, target targetFlags, f bootstrapFlag
 	if err != nil {
 		return err
 	}
-	repository, _, err := source.chosen(ctx, f.system)
+	repository, err := source.chosen(ctx, f.system)
 	if err != nil {
 		return err
 	}
@@ -123,12 +123,8 @@ func (a *app) bootstrap(ctx context.Context, target targetFlags, f bootstrapFlag
 		return err
 	}
 	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
-	backup, err := repository.Open(ctx, plan.Backup)
-	if err != nil {
-		return err
-	}
 	began := time.Now()
-	if err := restore.Execute(ctx, backup, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveOff,
+	if err := restore.Execute(ctx, repository, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveOff,
 		BinDir: bin, Now: a.now(), Log: a.log}); err != nil {
 		return err
 	}

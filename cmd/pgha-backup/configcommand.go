@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/config"
@@ -23,14 +21,11 @@ func newConfigCommand(a *app) *cobra.Command {
 // configValidate has nothing to find: every command loads a valid configuration or ends.
 func (a *app) configValidate() error {
 	c := a.config
-	return a.print(struct {
+	return a.say(struct {
 		File     string   `json:"file"`
 		Valid    bool     `json:"valid"`
 		Warnings []string `json:"warnings"`
-	}{c.File, true, append([]string{}, c.Warnings...)}, func() error {
-		_, err := fmt.Fprintf(a.stdout, "%s is valid: cluster %s, repository %s (%s)\n", c.File, c.Cluster.Scope, c.Repository().Name, c.Repository().Type)
-		return err
-	})
+	}{c.File, true, append([]string{}, c.Warnings...)}, "%s is valid: cluster %s, repository %s (%s)", c.File, c.Cluster.Scope, c.Repository().Name, c.Repository().Type)
 }
 
 func (a *app) configShow() error {

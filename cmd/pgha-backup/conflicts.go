@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
 func newWALConflictsCommand(a *app) *cobra.Command {
@@ -47,13 +46,12 @@ func newConflictsShowCommand(a *app) *cobra.Command {
 }
 
 func (a *app) printConflicts(repository *catalog.Repository, found []catalog.Conflict) error {
-	system := repository.Location().System
+	of := aboutOf(repository)
 	return a.print(struct {
-		Cluster   string                    `json:"cluster"`
-		System    postgres.SystemIdentifier `json:"system_identifier"`
-		Conflicts []catalog.Conflict        `json:"conflicts"`
-	}{a.config.Cluster.Scope, system, append([]catalog.Conflict{}, found...)}, func() error {
-		t := table{title: fmt.Sprintf("Conflicts of %s (%s)", a.config.Cluster.Scope, system),
+		about
+		Conflicts []catalog.Conflict `json:"conflicts"`
+	}{of, append([]catalog.Conflict{}, found...)}, func() error {
+		t := table{title: of.title("Conflicts of"),
 			head: []string{"File", "Content", "Place", "Author", ">Bytes", ">Valid to", ">Differs at", "Archived (UTC)", "Status"}}
 		for _, c := range found {
 			for _, k := range c.Contents {
@@ -110,29 +108,20 @@ func newConflictsResolveCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.print(word, func() error {
-			_, err := fmt.Fprintf(a.stdout, "%s: %s\n", c.File, printable(word.String()))
-			return err
-		})
+		return a.say(word, "%s: %s", c.File, printable(word.String()))
 	})
 }
 
 // conflicting completes a command about the conflicts over all files or over the one that is named.
 func (a *app) conflicting(cmd *cobra.Command, run func(context.Context, *catalog.Repository, []catalog.Conflict) error) *cobra.Command {
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		repository, _, err := a.chosen(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		found, err := repository.Conflicting(cmd.Context(), strings.Join(args, ""))
+	return a.reading(cmd, func(ctx context.Context, repository *catalog.Repository, args []string) error {
+		found, err := repository.Conflicting(ctx, strings.Join(args, ""))
 		if err == nil && len(found) == 0 && len(args) > 0 {
 			err = fail(exitNotFound, "pgha-backup wal conflicts list", "no two contents of %q are kept", args[0])
 		}
 		if err != nil {
 			return err
 		}
-		return run(cmd.Context(), repository, found)
-	}
-	return cmd
+		return run(ctx, repository, found)
+	})
 }

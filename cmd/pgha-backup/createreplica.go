@@ -4,12 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/internal/backoff"
 	"github.com/pgha-backup/pgha-backup/postgres/server"
@@ -80,7 +79,7 @@ func (a *app) replica(ctx context.Context, f replicaFlags) error {
 	plan, err := restore.NewMemberPlan(ctx, facts, leader.Timeline)
 	var ground restore.Ground
 	if err == nil {
-		ground, err = restore.Check(plan, f.dataDir, truthy(f.keepData))
+		ground, err = restore.Check(plan, f.dataDir, cluster.True(f.keepData))
 	}
 	var bin string
 	if err == nil {
@@ -94,21 +93,12 @@ func (a *app) replica(ctx context.Context, f replicaFlags) error {
 		a.log.Warn(note)
 	}
 	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
-	backup, err := repository.Open(ctx, plan.Backup)
-	if err != nil {
-		return err
-	}
 	began := time.Now()
-	if err := restore.Execute(ctx, backup, plan, ground, restore.Options{Member: true, BinDir: bin, Now: a.now(), Log: a.log}); err != nil {
+	if err := restore.Execute(ctx, repository, plan, ground, restore.Options{Member: true, BinDir: bin, Now: a.now(), Log: a.log}); err != nil {
 		return err
 	}
 	a.log.Info("create-replica: done", "bytes", plan.Backup.Bytes, "seconds", time.Since(began).Round(time.Millisecond).Seconds())
 	return nil
-}
-
-// truthy reads a value as Patroni prints it: True of Python, or what the operator wrote.
-func truthy(s string) bool {
-	return slices.Contains([]string{"true", "1", "yes", "on"}, strings.ToLower(s))
 }
 
 // leading is the system, and the timeline that a new member must reach; 0 if nobody leads.

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/retention"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -29,21 +28,20 @@ func newExpireCommand(a *app) *cobra.Command {
 			"are never removed; damaged backups are never counted.",
 		Args: exactly(),
 	}
-	system := systemFlag(cmd)
 	cmd.Flags().BoolVar(&planOnly, "plan", false, "print what would be done and change nothing")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.expire(cmd.Context(), *system, planOnly, yes) }
-	return cmd
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if a.format == "json" && !planOnly && !yes {
+			return usage("--format json asks no questions: want --plan or --yes")
+		}
+		return nil
+	}
+	return a.reading(cmd, func(ctx context.Context, repository *catalog.Repository, _ []string) error {
+		return a.expire(ctx, repository, planOnly, yes)
+	})
 }
 
-func (a *app) expire(ctx context.Context, given string, planOnly, yes bool) error {
-	if a.format == "json" && !planOnly && !yes {
-		return usage("--format json asks no questions: want --plan or --yes")
-	}
-	repository, system, err := a.chosen(ctx, given)
-	if err != nil {
-		return err
-	}
+func (a *app) expire(ctx context.Context, repository *catalog.Repository, planOnly, yes bool) error {
 	facts, err := retention.Gather(ctx, repository)
 	if err != nil {
 		return err
@@ -54,13 +52,12 @@ func (a *app) expire(ctx context.Context, given string, planOnly, yes bool) erro
 	}
 	var outcome *retention.Outcome
 	document := struct {
-		Cluster string                    `json:"cluster"`
-		System  postgres.SystemIdentifier `json:"system_identifier"`
+		about
 		retention.Plan
 		Outcome **retention.Outcome `json:"outcome,omitempty"`
-	}{a.config.Cluster.Scope, system, plan, &outcome}
+	}{aboutOf(repository), plan, &outcome}
 	if a.format != "json" {
-		if err := a.planTable(system, plan); err != nil {
+		if err := a.planTable(document.about, plan); err != nil {
 			return err
 		}
 	}
@@ -76,14 +73,11 @@ func (a *app) expire(ctx context.Context, given string, planOnly, yes bool) erro
 		}
 		outcome = &done
 	}
-	return a.print(document, func() error {
-		if outcome == nil {
-			return nil
-		}
-		_, err := fmt.Fprintf(a.stdout, "hidden %d, shown again %d, removed %s, %s and %s of WAL\n", len(outcome.Hidden), len(outcome.Shown)+len(outcome.Withdrawn),
-			plural(len(outcome.Removed), "backup"), plural(len(outcome.Runs), "unfinished run"), plural(outcome.WAL, "file"))
-		return err
-	})
+	if outcome == nil {
+		return a.print(document, func() error { return nil })
+	}
+	return a.say(document, "hidden %d, shown again %d, removed %s, %s and %s of WAL", len(outcome.Hidden), len(outcome.Shown)+len(outcome.Withdrawn),
+		plural(len(outcome.Removed), "backup"), plural(len(outcome.Runs), "unfinished run"), plural(outcome.WAL, "file"))
 }
 
 // whoami stands in records that a person may ask about later.
@@ -95,8 +89,8 @@ func (a *app) whoami() string {
 	return host
 }
 
-func (a *app) planTable(system postgres.SystemIdentifier, plan retention.Plan) error {
-	t := table{title: fmt.Sprintf("Expiry of %s (%s)", a.config.Cluster.Scope, system),
+func (a *app) planTable(of about, plan retention.Plan) error {
+	t := table{title: of.title("Expiry of"),
 		head: []string{"Backup", "Finished (UTC)", ">Stored", "Action", "Why"}}
 	for _, v := range append(append([]retention.Verdict{}, plan.Backups...), plan.Runs...) {
 		why := strings.Join(v.Reasons, "; ")
@@ -147,7 +141,7 @@ func newHoldCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.print(h, func() error { _, err := fmt.Fprintf(a.stdout, "%s is held\n", id); return err })
+		return a.say(h, "%s is held", id)
 	})
 }
 
@@ -173,29 +167,22 @@ func newReleaseCommand(a *app) *cobra.Command {
 		if len(released) == 0 {
 			return fail(exitNotFound, "pgha-backup list --all shows the holds", "backup %s has no such hold", id)
 		}
-		return a.print(released, func() error {
-			_, err := fmt.Fprintf(a.stdout, "%s of %s released\n", plural(len(released), "hold"), id)
-			return err
-		})
+		return a.say(released, "%s of %s released", plural(len(released), "hold"), id)
 	})
 }
 
 // holding completes a command about the holds of one backup, named in full: a hidden
 // one is not in the list that a beginning could be looked up in.
 func (a *app) holding(cmd *cobra.Command, run func(context.Context, *catalog.Repository, catalog.BackupID) error) *cobra.Command {
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		id, err := catalog.ParseBackupID(args[0])
-		if err != nil {
+	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
+		if _, err := catalog.ParseBackupID(args[0]); err != nil {
 			return usage("%w", err)
 		}
-		repository, _, err := a.chosen(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		return run(cmd.Context(), repository, id)
+		return nil
 	}
-	return cmd
+	return a.reading(cmd, func(ctx context.Context, repository *catalog.Repository, args []string) error {
+		return run(ctx, repository, catalog.BackupID(args[0]))
+	})
 }
 
 // listAll shows what list hides.

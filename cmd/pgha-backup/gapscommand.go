@@ -45,10 +45,9 @@ func newWALGapsCommand(a *app) *cobra.Command {
 
 func (a *app) gaps(ctx context.Context, s survey, _ []string) error {
 	d := struct {
-		Cluster string                    `json:"cluster"`
-		System  postgres.SystemIdentifier `json:"system_identifier"`
-		Gaps    []gapDocument             `json:"gaps"`
-	}{s.Info.Scope, s.Info.SystemIdentifier, []gapDocument{}}
+		about
+		Gaps []gapDocument `json:"gaps"`
+	}{s.about, []gapDocument{}}
 	open := 0
 	var live *daemon.Status // knows since when a late one is watched, and what is waited for
 	for _, g := range s.Archive.Gaps() {
@@ -139,9 +138,6 @@ func newWALGapsAcceptCommand(a *app) *cobra.Command {
 		} else if _, err := s.repository.RecordGap(ctx, record, catalog.GapAccepted); err != nil {
 			return err
 		}
-		return a.print(record, func() error {
-			_, err := fmt.Fprintf(a.stdout, "the gap from %s to %s is accepted\n", g.First, g.Last)
-			return err
-		})
+		return a.say(record, "the gap from %s to %s is accepted", g.First, g.Last)
 	})
 }

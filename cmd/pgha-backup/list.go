@@ -42,39 +42,23 @@ func describe(b catalog.Surveyed) backupDocument {
 // survey is a repository and all that there is to see of it.
 type survey struct {
 	catalog.Survey
+	about
 	repository *catalog.Repository
-}
-
-// survey finds the repository that is meant and looks at all of it.
-func (a *app) survey(ctx context.Context, given string) (s survey, err error) {
-	var system postgres.SystemIdentifier
-	if s.repository, system, err = a.chosen(ctx, given); err != nil {
-		return s, err
-	}
-	s.Survey, err = s.repository.Survey(ctx)
-	if catalog.IsEmpty(err) {
-		err = fail(exitNotFound, "make the cluster archive here with pgha-backup patroni setup --apply, or check the system identifier",
-			"repository %s holds nothing of cluster %s, system identifier %s", a.config.Repository().Name, a.config.Cluster.Scope, system)
-	}
-	return s, err
-}
-
-// title is the head of every table.
-func (a *app) title(s survey) string {
-	return fmt.Sprintf("Cluster: %s (%s)", s.Info.Scope, s.Info.SystemIdentifier)
 }
 
 // surveying completes a command that looks at all of a repository.
 func (a *app) surveying(cmd *cobra.Command, run func(context.Context, survey, []string) error) *cobra.Command {
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := a.survey(cmd.Context(), *system)
+	return a.reading(cmd, func(ctx context.Context, repository *catalog.Repository, args []string) error {
+		all, err := repository.Survey(ctx)
+		if catalog.IsEmpty(err) {
+			err = fail(exitNotFound, "make the cluster archive here with pgha-backup patroni setup --apply, or check the system identifier",
+				"repository %s holds nothing of cluster %s, system identifier %s", a.config.Repository().Name, a.config.Cluster.Scope, repository.Location().System)
+		}
 		if err != nil {
 			return err
 		}
-		return run(cmd.Context(), s, args)
-	}
-	return cmd
+		return run(ctx, survey{all, about{all.Info.Scope, all.Info.SystemIdentifier}, repository}, args)
+	})
 }
 
 func newListCommand(a *app) *cobra.Command {
@@ -97,15 +81,14 @@ type hiddenDocument struct {
 
 func (a *app) list(ctx context.Context, s survey, all bool) error {
 	document := struct {
-		Cluster    string                    `json:"cluster"`
-		System     postgres.SystemIdentifier `json:"system_identifier"`
-		Backups    []backupDocument          `json:"backups"`
-		Windows    []catalog.Window          `json:"recoverable"`
-		Unreadable []catalog.Finding         `json:"unreadable,omitempty"`
-		Hidden     []hiddenDocument          `json:"hidden,omitempty"`
-		Unfinished []hiddenDocument          `json:"unfinished,omitempty"`
-		Holds      []catalog.Hold            `json:"holds,omitempty"`
-	}{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Backups: []backupDocument{}, Windows: s.Windows}
+		about
+		Backups    []backupDocument  `json:"backups"`
+		Windows    []catalog.Window  `json:"recoverable"`
+		Unreadable []catalog.Finding `json:"unreadable,omitempty"`
+		Hidden     []hiddenDocument  `json:"hidden,omitempty"`
+		Unfinished []hiddenDocument  `json:"unfinished,omitempty"`
+		Holds      []catalog.Hold    `json:"holds,omitempty"`
+	}{about: s.about, Backups: []backupDocument{}, Windows: s.Windows}
 	for _, b := range s.Backups {
 		document.Backups = append(document.Backups, describe(b))
 	}
@@ -136,7 +119,7 @@ func (a *app) list(ctx context.Context, s survey, all bool) error {
 }
 
 func (a *app) listTable(s survey) error {
-	t := table{title: a.title(s), head: []string{"Backup", "Type", "Member", "Finished (UTC)", ">Took", ">Size", ">Stored", ">TL", "State"}}
+	t := table{title: s.title("Cluster:"), head: []string{"Backup", "Type", "Member", "Finished (UTC)", ">Took", ">Size", ">Stored", ">TL", "State"}}
 	for _, b := range s.Backups {
 		m := b.Manifest
 		t.add(string(m.ID), string(m.Type), m.Member, clock(m.StopTime), m.StopTime.Sub(m.StartTime).Round(time.Second).String(),

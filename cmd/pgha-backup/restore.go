@@ -49,8 +49,8 @@ func newRestoreCommand(a *app) *cobra.Command {
 
 // addSource adds the flags that say what is restored.
 func (f *restoreFlags) addSource(cmd *cobra.Command) {
+	systemFlag(cmd, &f.system)
 	flags := cmd.Flags()
-	flags.StringVar(&f.system, "system-id", "", "system identifier, where the repository holds several clusters of this name")
 	flags.StringVar(&f.backup, "backup", "", "restore from this backup; default: the newest that reaches the target")
 	flags.StringArrayVar(&f.mapping, "tablespace-mapping", nil, "OLD=NEW: where a tablespace goes; may be repeated")
 }
@@ -75,7 +75,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
-	repository, _, err := a.chosen(ctx, f.system)
+	repository, err := a.chosen(ctx, f.system)
 	if err != nil {
 		return err
 	}
@@ -114,13 +114,9 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 		return err
 	}
 	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
-	backup, err := repository.Open(ctx, plan.Backup)
-	if err != nil {
-		return err
-	}
 	began := time.Now()
 	progress := newShow(a.stderr)
-	err = restore.Execute(ctx, backup, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
+	err = restore.Execute(ctx, repository, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
 		BinDir: bin, Now: a.now(), Progress: progress.copied, Log: a.log})
 	progress.end()
 	if err != nil {

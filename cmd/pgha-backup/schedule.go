@@ -11,7 +11,6 @@ import (
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/cluster"
 	"github.com/pgha-backup/pgha-backup/config"
-	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/scheduler"
 )
 
@@ -52,23 +51,18 @@ func newScheduleCommand(a *app) *cobra.Command {
 			"1970 in UTC. Each time gives one backup in the cluster. A time that went by is caught up until its latest start or the\n" +
 			"next time has come, and is then reported as missed.",
 	}
-	system := systemFlag(cmd)
 	last := cmd.Flags().Int("last", 10, "how many past times to show")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.schedule(cmd.Context(), *system, *last) }
-	return cmd
+	return a.reading(cmd, func(ctx context.Context, repository *catalog.Repository, _ []string) error {
+		return a.schedule(ctx, repository, *last)
+	})
 }
 
-func (a *app) schedule(ctx context.Context, given string, last int) error {
-	repository, system, err := a.chosen(ctx, given)
-	if err != nil {
-		return err
-	}
+func (a *app) schedule(ctx context.Context, repository *catalog.Repository, last int) error {
 	d := struct {
-		Cluster   string                    `json:"cluster"`
-		System    postgres.SystemIdentifier `json:"system_identifier"`
-		Schedules []comingDocument          `json:"schedules"`
-		History   []pastDocument            `json:"history"`
-	}{a.config.Cluster.Scope, system, []comingDocument{}, []pastDocument{}}
+		about
+		Schedules []comingDocument `json:"schedules"`
+		History   []pastDocument   `json:"history"`
+	}{aboutOf(repository), []comingDocument{}, []pastDocument{}}
 	info, err := repository.Info(ctx)
 	if err != nil && !catalog.IsEmpty(err) {
 		return err

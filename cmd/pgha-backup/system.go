@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/wal"
@@ -59,11 +61,40 @@ func (a *app) onlySystem(ctx context.Context) (postgres.SystemIdentifier, error)
 }
 
 // chosen is the repository of systemIdentifier.
-func (a *app) chosen(ctx context.Context, given string) (*catalog.Repository, postgres.SystemIdentifier, error) {
+func (a *app) chosen(ctx context.Context, given string) (*catalog.Repository, error) {
 	system, err := a.systemIdentifier(ctx, given)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	repository, err := a.repository(system)
-	return repository, system, err
+	return a.repository(system)
 }
+
+// systemFlag adds --system-id to a command that reads a repository.
+func systemFlag(cmd *cobra.Command, system *string) {
+	cmd.Flags().StringVar(system, "system-id", "", "system identifier, where the repository holds several clusters of this name")
+}
+
+// reading completes a command that reads a repository.
+func (a *app) reading(cmd *cobra.Command, run func(context.Context, *catalog.Repository, []string) error) *cobra.Command {
+	var system string
+	systemFlag(cmd, &system)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		repository, err := a.chosen(cmd.Context(), system)
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), repository, args)
+	}
+	return cmd
+}
+
+// about is the head of a document about one repository.
+type about struct {
+	Cluster string                    `json:"cluster"`
+	System  postgres.SystemIdentifier `json:"system_identifier"`
+}
+
+func aboutOf(r *catalog.Repository) about { return about{r.Location().Scope, r.Location().System} }
+
+// title is the head of a table.
+func (o about) title(what string) string { return fmt.Sprintf("%s %s (%s)", what, o.Cluster, o.System) }

@@ -71,7 +71,7 @@ func (a *app) verify(ctx context.Context, s survey, args []string, level catalog
 	}
 	n := len(document.Findings)
 	err := a.print(document, func() error {
-		t := table{title: a.title(s), head: []string{"Backup", "Object", "Problem"}}
+		t := table{title: s.title("Cluster:"), head: []string{"Backup", "Object", "Problem"}}
 		for _, f := range document.Findings {
 			t.add(string(f.Backup), f.Object, f.Problem)
 		}

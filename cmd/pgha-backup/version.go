@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -33,11 +32,7 @@ func newVersionCommand(a *app) *cobra.Command {
 					}
 				}
 			}
-			return a.print(v, func() error {
-				_, err := fmt.Fprintf(a.stdout, "pgha-backup %s (%s, repository format %d, PostgreSQL %d to %d)\n",
-					v.Version, v.Go, v.Format, v.Oldest, v.Newest)
-				return err
-			})
+			return a.say(v, "pgha-backup %s (%s, repository format %d, PostgreSQL %d to %d)", v.Version, v.Go, v.Format, v.Oldest, v.Newest)
 		},
 	}
 }

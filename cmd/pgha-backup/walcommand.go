@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,28 +18,22 @@ func newWALCommand(a *app) *cobra.Command {
 
 func newWALListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List what the archive holds of each timeline, and what is missing", Args: exactly()}
-	system := systemFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		repository, id, err := a.chosen(cmd.Context(), *system)
-		if err != nil {
-			return err
-		}
-		archive, err := repository.Archive(cmd.Context())
+	return a.reading(cmd, func(ctx context.Context, repository *catalog.Repository, _ []string) error {
+		archive, err := repository.Archive(ctx)
 		if err != nil {
 			return fmt.Errorf("list the WAL archive of %s: %w", a.config.Cluster.Scope, err)
 		}
+		of := aboutOf(repository)
 		return a.print(struct {
-			Cluster     string                    `json:"cluster"`
-			System      postgres.SystemIdentifier `json:"system_identifier"`
-			SegmentSize postgres.SegmentSize      `json:"wal_segment_size"`
-			Timelines   []catalog.TimelineWAL     `json:"timelines"`
-		}{a.config.Cluster.Scope, id, archive.SegmentSize, archive.Timelines}, func() error { return a.walTable(id, archive) })
-	}
-	return cmd
+			about
+			SegmentSize postgres.SegmentSize  `json:"wal_segment_size"`
+			Timelines   []catalog.TimelineWAL `json:"timelines"`
+		}{of, archive.SegmentSize, archive.Timelines}, func() error { return a.walTable(of, archive) })
+	})
 }
 
-func (a *app) walTable(id postgres.SystemIdentifier, archive catalog.Archive) error {
-	t := table{title: fmt.Sprintf("WAL of %s (%s)", a.config.Cluster.Scope, id),
+func (a *app) walTable(of about, archive catalog.Archive) error {
+	t := table{title: of.title("WAL of"),
 		head: []string{">TL", "Forked from", "Start", "End", ">Segments", ">Stored", "Archived (UTC)", "Status"}}
 	for _, w := range archive.Timelines {
 		fork := ""

@@ -29,11 +29,6 @@ type Report struct {
 	Findings          []Finding
 }
 
-// OK says whether the store can do everything.
-func (r Report) OK() bool {
-	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.OK })
-}
-
 // Faults are what is wrong, the last one first, to stand behind a sentence.
 func (r Report) Faults() (text string) {
 	for _, f := range r.Findings {

@@ -61,8 +61,8 @@ func TestEveryFault(t *testing.T) {
 		}
 		after := strings.Contains(err.Error(), "is committed, but") // the last look failed, the backup is whole
 		repository := w.repository(catalog.Options{})
-		found, err := repository.Backups(t.Context())
-		if err != nil || after != (len(found) == 1) || len(found) > 1 {
+		found, broken, err := repository.ReadableBackups(t.Context())
+		if err != nil || len(broken) > 0 || after != (len(found) == 1) || len(found) > 1 {
 			t.Fatalf("%s: %d backups, %v", *call, len(found), err)
 		}
 		if after {
@@ -185,7 +185,7 @@ func TestServerGoesAway(t *testing.T) {
 		if err == nil || name == "interrupted" && !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if found, err := repository.Backups(t.Context()); err != nil || len(found) != 0 {
+		if found, broken, err := repository.ReadableBackups(t.Context()); err != nil || len(found)+len(broken) != 0 {
 			t.Errorf("%s: %d backups, %v", name, len(found), err)
 		}
 		s.Close()

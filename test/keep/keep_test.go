@@ -79,6 +79,8 @@ func TestKeep(t *testing.T) {
 		t.Errorf("beyond the cap: %+v, %v", s.Keep, err)
 	}
 	lab.Poll(t, 30*time.Second, "freed WAL", func() error {
+		primary.Exec("checkpoint") // without a new one of it a standby's does nothing
+		keeps.catches(primary)
 		keeps.Exec("checkpoint")
 		if held := keeps.holds(names); len(held) > 66 {
 			return errNotYet

@@ -33,6 +33,8 @@ func TestPrePromote(t *testing.T) {
 	w := newWorld(t)
 	primary := w.primary()
 	standby := primary.standby()
+	standby.Exec("alter system set max_wal_size = '1GB'") // no daemon keeps its WAL here
+	standby.Exec("select pg_reload_conf()")
 	primary.archives(primary.archiveCommand())
 	before := primary.segments(2)
 	w.has(before...)

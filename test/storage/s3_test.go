@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -114,7 +115,7 @@ func TestProbe(t *testing.T) {
 	srv.makeBucket(t, "bucket")
 	b, missing := open(t, srv.options("bucket")), open(t, srv.options("never-made"))
 	r, err := probe.Probe(t.Context(), b, missing)
-	if err != nil || !r.OK() || !r.ConditionalWrites {
+	if err != nil || slices.ContainsFunc(r.Findings, func(f probe.Finding) bool { return !f.OK }) || !r.ConditionalWrites {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := probe.Probe(t.Context(), missing, nil); !errors.Is(err, storage.ErrNoBucket) {

@@ -155,8 +155,8 @@ func TestPushedAhead(t *testing.T) {
 	}
 }
 
-// A server recovers through a daemon that dies on the way: what it was given is right,
-// and most of it was there before it was asked for.
+// A server recovers through a daemon, and most of what it was given was there before it
+// asked for it.
 func TestFetchedAhead(t *testing.T) {
 	const rows = 30
 	w := newWorld(t)
