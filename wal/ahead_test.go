@@ -119,7 +119,7 @@ func TestAheadRecycled(t *testing.T) {
 	} {
 		dir, names := readied(t)
 		bucket := faulty.New(mem.New(), nil)
-		a := aheadOf(t, bucket, dir, 1)
+		a := aheadOf(t, bucket, dir, 0)
 		path := filepath.Join(a.dir, names[1])
 		old, err := os.Stat(path)
 		if err != nil {
@@ -160,7 +160,7 @@ func TestAheadChanging(t *testing.T) {
 		}
 		return f
 	})
-	a := aheadOf(t, bucket, dir, 1)
+	a := aheadOf(t, bucket, dir, 0)
 	a.must(t, names[1], catalog.Stored)
 	a.must(t, names[1], catalog.Already)
 	if a.Hits() != 0 {
@@ -172,7 +172,7 @@ func TestAheadChanging(t *testing.T) {
 func TestAheadLife(t *testing.T) {
 	dir, names := readied(t)
 	bucket := faulty.New(mem.New(), nil)
-	a := aheadOf(t, bucket, dir, 1)
+	a := aheadOf(t, bucket, dir, 0)
 	pid := filepath.Join(dir, "postmaster.pid")
 	for i, change := range []func(){
 		func() {},
