@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/living"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -37,6 +38,7 @@ type keeper struct {
 	retry              time.Time
 	refused            string
 	stock              wal.Stock
+	system             postgres.SystemIdentifier // whose stock it is
 	frontier           wal.Frontier
 	broken             string       // what is neither in the archive nor here
 	until              postgres.LSN // where the server was when that was found
@@ -87,8 +89,17 @@ func (s *service) keepRound(ctx context.Context, k *keeper, now time.Time) {
 	a := s.settings().Archive
 	h, err := k.look(ctx)
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) { // else there is no data directory yet
-			s.log.Debug("the WAL here cannot be looked at", "error", err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if errors.Is(err, fs.ErrNotExist) { // there is no data directory yet
+			s.keep = nil
+			return
+		}
+		s.log.Debug("the WAL here cannot be looked at", "error", err)
+		if s.keep != nil { // the slot ended with the session
+			shown := *s.keep
+			shown.Slot, shown.Problem = k.slot, "the server does not say where it stands: "+err.Error()
+			s.keep = &shown
 		}
 		return
 	}
@@ -155,8 +166,14 @@ func (k *keeper) look(ctx context.Context) (h wal.Holdings, err error) {
 
 func (s *service) lacks(ctx context.Context, k *keeper, system postgres.SystemIdentifier, wanted []postgres.WALFile) (map[postgres.WALFile]bool, error) {
 	s.mu.Lock()
-	open, seen := s.opener, s.survey.Archive
+	open, seen, of := s.opener, s.survey.Archive, s.survey.Info.SystemIdentifier
 	s.mu.Unlock()
+	if of != system { // another cluster's files have the same names
+		seen = catalog.Archive{}
+	}
+	if k.system != system {
+		k.stock, k.system = wal.Stock{}, system
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return k.stock.Lacks(ctx, open(system), slices.DeleteFunc(slices.Clone(wanted), func(f postgres.WALFile) bool { return settled(seen, f) }))

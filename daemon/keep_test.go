@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -101,6 +104,37 @@ func TestSettled(t *testing.T) {
 	}
 }
 
+// A cluster that is made anew has WAL of the same names: what the archive has of the former
+// one, as a survey or a round before saw, is not taken for its.
+func TestLacksOfAnotherSystem(t *testing.T) {
+	s := alive(t)
+	f := postgres.WALFile{Kind: postgres.WALSegment, Segment: postgres.Segment{Timeline: 1, Seg: 1}}
+	r := s.opener(7)
+	if _, err := r.Create(t.Context(), 16*mib, config.Required, time.Unix(9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.PutWAL(t.Context(), f, []byte("x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	var k keeper
+	for _, step := range []struct {
+		system   postgres.SystemIdentifier
+		surveyed bool
+		want     bool
+	}{{7, false, false}, {8, false, true}, {7, true, false}, {8, true, true}} {
+		if s.survey = (surveyed{}); step.surveyed {
+			found, err := r.Survey(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.survey.Survey = found
+		}
+		if lacks, err := s.lacks(t.Context(), &k, step.system, []postgres.WALFile{f}); err != nil || lacks[f] != step.want {
+			t.Errorf("%+v: %v %v", step, lacks, err)
+		}
+	}
+}
+
 // The frontier goes on from what was written down, unless that is of another branch.
 func TestSettle(t *testing.T) {
 	two := map[postgres.TimelineID]postgres.TimelineHistory{2: {Timeline: 2, Entries: []postgres.HistoryEntry{{Parent: 1, Switch: at(5) + 100}}}}
@@ -169,6 +203,31 @@ func TestKeepIsShown(t *testing.T) {
 	}
 	if shown["pgha_keep_bytes"] != 5 || shown["pgha_keep_broken"] != 1 {
 		t.Error(shown)
+	}
+}
+
+// A session that ends takes the slot with it: it is not shown as held until the next round.
+func TestKeepOfASilentServer(t *testing.T) {
+	s := alive(t)
+	k := keeper{dsn: "nonsense", pgdata: t.TempDir()}
+	control := filepath.Join(k.pgdata, "global", "pg_control")
+	if err := errors.Join(os.Mkdir(filepath.Dir(control), 0o700), os.WriteFile(control, []byte("x"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s.keepRound(t.Context(), &k, s.started)
+	if s.keep != nil {
+		t.Errorf("nothing was ever kept: %+v", s.keep)
+	}
+	s.keep = &Keep{Slot: "pgha_keep_x", Bytes: 5}
+	s.keepRound(t.Context(), &k, s.started)
+	if s.keep.Slot != "" || s.keep.Bytes != 5 || !strings.HasPrefix(s.keep.Problem, "the server does not say where it stands: ") {
+		t.Errorf("%+v", s.keep)
+	}
+	if err := os.Remove(control); err != nil {
+		t.Fatal(err)
+	}
+	if s.keepRound(t.Context(), &k, s.started); s.keep != nil {
+		t.Errorf("there is no data directory: %+v", s.keep)
 	}
 }
 

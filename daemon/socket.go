@@ -161,7 +161,9 @@ func (s *service) answerHook(ctx context.Context, conn *net.UnixConn) {
 			if ctx.Err() != nil && answer.Status != 0 {
 				answer = direct("the daemon ends") // it was not the request that failed
 			}
-			tell(conn, answer)
+			if !tell(conn, answer) && request.File != "" {
+				_ = os.Remove(request.Aside()) // nobody moves it any more
+			}
 			return
 		case <-tick:
 			if !tell(conn, hook.Answer{Kind: hook.Wait}) {

@@ -164,6 +164,32 @@ func TestHooksWait(t *testing.T) {
 	}
 }
 
+// A file that comes when nobody waits for it any more is not left in pg_wal.
+func TestNothingIsLeftForAClientThatWentAway(t *testing.T) {
+	began, gone := make(chan struct{}), make(chan struct{})
+	s, socket, _, end := hooked(t, hooks{push: func(context.Context, string) error { return nil }, get: func(ctx context.Context, r hook.Request) error {
+		close(began)
+		<-gone
+		<-ctx.Done()
+		return os.WriteFile(r.Aside(), []byte("segment"), 0o600)
+	}})
+	request := hook.Request{File: "f", Path: s.config.Cluster.DataDir + "/pg_wal/RECOVERYXLOG", Ticket: 7}
+	conn, err := net.Dial("unix", socket)
+	if err == nil {
+		_, err = conn.Write([]byte(request.String()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	_ = conn.Close()
+	close(gone)
+	end()
+	if _, err := os.Stat(request.Aside()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", request.Aside(), err)
+	}
+}
+
 // Only what a dead daemon left is replaced.
 func TestSocketIsTaken(t *testing.T) {
 	s, socket, log, end := hooked(t, hooks{push: func(context.Context, string) error { return nil }})

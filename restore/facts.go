@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -62,8 +63,13 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
+	until := time.Now().Add(holeWait)
 	for _, tli := range timelines {
-		entries, err := repo.Segments(ctx, tli, postgres.SegmentAt(tli, oldest, info.SegmentSize))
+		begin := uint64(0)
+		if h := facts.Histories[tli].Entries; len(h) > 0 {
+			begin = postgres.SegmentAt(tli, h[len(h)-1].Switch, info.SegmentSize).Number(info.SegmentSize)
+		}
+		entries, err := arrived(ctx, repo, postgres.SegmentAt(tli, oldest, info.SegmentSize), begin, info.SegmentSize, until)
 		if err != nil {
 			return Facts{}, err
 		}

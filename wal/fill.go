@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -72,15 +73,21 @@ func (e *IncompleteError) Unwrap() error { return e.Err }
 
 // Fill is Push of a file that PostgreSQL has not handed over: it must be complete (R2).
 func (p *Pusher) Fill(ctx context.Context, path string) (catalog.PutOutcome, error) {
-	src, err := readSource(path, nil)
-	if err == nil && src.facts != nil && !src.facts.Complete(src.size) && src.unread == nil {
-		src.unread = errors.New(src.facts.Stop)
-	}
-	if err == nil && src.unread != nil {
-		err = &IncompleteError{src.file, src.unread}
-	}
+	file, err := postgres.ParseWALFile(filepath.Base(path))
 	if err != nil {
 		return "", err
+	}
+	src, err := readSource(path, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", err
+	case err == nil && src.unread != nil:
+		err = src.unread
+	case err == nil && src.facts != nil && !src.facts.Complete(src.size):
+		err = errors.New(src.facts.Stop)
+	}
+	if err != nil { // a damaged one too: it must not hold up those behind it
+		return "", &IncompleteError{file, err}
 	}
 	return p.store(ctx, path, src, nil)
 }

@@ -51,9 +51,15 @@ func TestFill(t *testing.T) {
 		write(t, filepath.Join(dir, "pg_wal", segments[1]), plain)
 		if outcome, err := fill(segments[1]); err == nil {
 			t.Errorf("%s: %s", what, outcome)
-		} else if _, incomplete := errors.AsType[*IncompleteError](err); incomplete != (what == "zeros" || what == "recycled") {
+		} else if !errors.As(err, new(*IncompleteError)) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	if _, err := fill(segments[1] + "0"); err == nil || errors.As(err, new(*IncompleteError)) {
+		t.Errorf("no name: %v", err)
+	}
+	if _, err := fill("000000010000000000000001"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was removed meanwhile: %v", err)
 	}
 	write(t, filepath.Join(dir, "pg_wal", "00000002.history"), []byte("nonsense"))
 	if _, err := fill("00000002.history"); !errors.As(err, new(*IncompleteError)) {
@@ -186,6 +192,22 @@ func TestRequeue(t *testing.T) {
 	}
 	if r := s.requeue(); r != (Requeued{0, 0, "the archive"}) {
 		t.Errorf("again: %+v", r)
+	}
+}
+
+// A restartpoint takes the oldest away while the archive is asked: the others are queued.
+func TestRequeueBesideARestartpoint(t *testing.T) {
+	s := newStandbyDir(t)
+	r, err := Requeue(t.Context(), s.dir, s.state, func(id postgres.SystemIdentifier) (*catalog.Repository, error) {
+		for _, gone := range []string{s.segments[0], "archive_status/" + s.segments[0] + ".done"} {
+			if err := os.Remove(filepath.Join(s.dir, "pg_wal", gone)); err != nil {
+				t.Error(err)
+			}
+		}
+		return repository(s.bucket, id), nil
+	})
+	if err != nil || r != (Requeued{6, 7, "the archive"}) || s.ready() != "1/9 1/A 1/B 1/C 2/ 2/D" {
+		t.Errorf("%+v %v: %s", r, err, s.ready())
 	}
 }
 

@@ -2,7 +2,9 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -58,10 +60,11 @@ func Requeue(ctx context.Context, dataDir, state string, open func(postgres.Syst
 			break
 		}
 		mark := filepath.Join(h.Dir, "archive_status", file.String())
-		if err := os.Rename(mark+".done", mark+".ready"); err != nil {
+		if err := os.Rename(mark+".done", mark+".ready"); err == nil {
+			r.Queued++
+		} else if !errors.Is(err, fs.ErrNotExist) { // else a restartpoint was faster: the others are still here
 			return r, fmt.Errorf("queue again, after %d of %d files: %w", r.Queued, r.Lacking, err)
 		}
-		r.Queued++
 	}
 	return r, nil
 }
