@@ -17,9 +17,9 @@ import (
 var broken = map[string][]string{
 	"bad-scope": {`1: cluster.scope: scope "a/b": want letters, digits, '_', '-' and '.', at most 128`,
 		`1: cluster.member: "../x" cannot be part of a path`},
-	"bare-s3":            {` repositories[0].s3.endpoint: not given; for example https://s3.example.com`, ` repositories[0].s3.bucket: not given`},
-	"both-kinds":         {` repositories[0].file: given for a repository of type s3`},
-	"citus":              {` patroni.config: the cluster is run with Citus, which pgha-backup does not back up as a whole; nothing was done`},
+	"bare-s3":    {` repositories[0].s3.endpoint: not given; for example https://s3.example.com`, ` repositories[0].s3.bucket: not given`},
+	"both-kinds": {` repositories[0].file: given for a repository of type s3`},
+	"citus":      {` patroni.config: the cluster is run with Citus, which pgha-backup does not back up as a whole; nothing was done`},
 	"drop-without-state": {` cluster.scope: not given, and no patroni.config to take it from`,
 		`2: archive.on_full: drop-and-record needs cluster.state_dir: what is given up is recorded there`},
 	"empty":              {` cluster.scope: not given, and no patroni.config to take it from`, ` repositories: no repository is configured`},

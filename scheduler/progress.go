@@ -58,7 +58,8 @@ func (p *progress) advance(j Job, now time.Time) {
 // the process slept, or an attempt took longer than a period.
 func (p *progress) unseen(j Job, due, horizon time.Time) {
 	var all []passed
-	for at := j.Timetable.Next(later(p.at, horizon)); at.Before(due) && !at.IsZero(); at = j.Timetable.Next(at) {
+	from := slices.MaxFunc([]time.Time{p.at, horizon}, time.Time.Compare)
+	for at := j.Timetable.Next(from); at.Before(due) && !at.IsZero(); at = j.Timetable.Next(at) {
 		all = append(all, passed{at, "nothing looked at it before the next time had come"})
 		if len(all) > mostPassed {
 			all = slices.Delete(all, 0, 1)
@@ -84,11 +85,4 @@ func (p *progress) wait(j Job, now time.Time) time.Duration {
 		wake = p.again
 	}
 	return wake.Sub(now)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

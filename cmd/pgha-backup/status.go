@@ -10,22 +10,20 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/daemon"
-	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
 // statusDocument is what status prints in JSON.
 type statusDocument struct {
-	Cluster           string                    `json:"cluster"`
-	System            postgres.SystemIdentifier `json:"system_identifier"`
-	Repository        string                    `json:"repository"`
-	RepositoryType    string                    `json:"repository_type"`
-	ConditionalWrites string                    `json:"conditional_writes"`
-	Leader            string                    `json:"leader,omitempty"`
-	Members           int                       `json:"members,omitempty"`
-	Paused            bool                      `json:"paused,omitempty"`
-	Backups           int                       `json:"backups"`
-	Last              *backupDocument           `json:"last_backup,omitempty"`
-	Windows           []catalog.Window          `json:"recoverable"`
+	about
+	Repository        string           `json:"repository"`
+	RepositoryType    string           `json:"repository_type"`
+	ConditionalWrites string           `json:"conditional_writes"`
+	Leader            string           `json:"leader,omitempty"`
+	Members           int              `json:"members,omitempty"`
+	Paused            bool             `json:"paused,omitempty"`
+	Backups           int              `json:"backups"`
+	Last              *backupDocument  `json:"last_backup,omitempty"`
+	Windows           []catalog.Window `json:"recoverable"`
 	// RPO is the age of the newest archived segment: what is younger may be only on
 	// the servers.
 	RPO       *float64              `json:"rpo_seconds,omitempty"`
@@ -59,7 +57,7 @@ func (a *app) status(ctx context.Context, s survey, _ []string) error {
 
 func (a *app) describeStatus(ctx context.Context, s survey) statusDocument {
 	r := a.config.Repository()
-	d := statusDocument{Cluster: s.Info.Scope, System: s.Info.SystemIdentifier, Repository: r.Name, RepositoryType: r.Type,
+	d := statusDocument{about: s.about, Repository: r.Name, RepositoryType: r.Type,
 		ConditionalWrites: r.ConditionalWrites, Backups: len(s.Backups), Windows: s.Windows, Timelines: s.Archive.Timelines, Conflicts: s.Conflicts}
 	d.Problems = append([]string{}, daemon.Problems(s.Survey, r)...)
 	d.RPO = daemon.RPO(s.Windows, a.now())

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -28,10 +29,7 @@ func movedTo(dsn, connURL string) (string, error) {
 	if err != nil || to.Hostname() == "" {
 		return "", fmt.Errorf("the member's address %q is no connection URL", connURL)
 	}
-	port := to.Port()
-	if port == "" {
-		port = "5432"
-	}
+	port := cmp.Or(to.Port(), "5432")
 	if !strings.Contains(dsn, "://") {
 		host := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(to.Hostname()) // from etcd: it must say no more than where
 		return fmt.Sprintf("%s host='%s' port='%s'", dsn, host, port), nil
