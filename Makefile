@@ -14,7 +14,7 @@ AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCH
 UNIT     = $$(go list ./... | grep -v '/test/')
 FUZZTIME ?= 10s
 
-.PHONY: help build demo demo-clean test unit check bench campaign campaign-members campaign-backlog fuzz deps clean
+.PHONY: help build demo demo-clean test unit check bench campaign campaign-members campaign-gap campaign-backlog fuzz deps clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 26
@@ -30,17 +30,14 @@ build: deps ## bin/pgha-backup and its companions
 demo: build ## a cluster, a backup, a disaster and the way back, told as a story
 	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
 
-demo-campaign-backlog: build ## 20,000 WAL files that wait when the store is back (20 GB of disk); BACKLOG='-files 500 -command archive-push' for less
-	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 3h -v -run '^TestCampaignBacklog$$' ./test/backlog -args $(BACKLOG)
-
-clean: ## remove what a demo that was kept has left
+demo-clean: ## remove what a demo that was kept has left
 	@$(AS_ROOT)test/demo/clean.sh
 
 unit: deps
 	@$(WITH_GO) go test $(UNIT)
 
 test: build unit ## unit tests, then end-to-end tests on real servers
-	@$(WITH_GO) $(AS_ROOT)go test -count=1 -timeout 40m -p 1 ./test/...
+	@$(WITH_GO) $(AS_ROOT)go test -count=1 -timeout 40m -p 2 ./test/e2e ./test/... # the longest first
 
 check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
 	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
@@ -57,7 +54,7 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
 	done
 
-bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more
+bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more, -only fetch for one table
 	@test/deps/bench.sh
 	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
 
@@ -67,6 +64,12 @@ campaign: build ## leaders exchanged in every phase of a backup, for an hour; CA
 campaign-members: build ## members and new clusters from the repository on PostgreSQL 17 and 18; MEMBERS='-majors 18' for one
 	@test/deps/postgres18.sh
 	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 30m -v -run '^TestCampaignMembers$$' ./test/members -args $(MEMBERS)
+
+campaign-gap: build ## leaders that die for good with a backlog, and what each of the means against gaps is for; GAP='-seed 7' for other moments
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 3h -v -run '^TestCampaignGap$$' ./test/e2e -args $(GAP)
+
+campaign-backlog: build ## 20,000 WAL files that wait when the store is back (20 GB of disk); BACKLOG='-files 500 -command archive-push' for less
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 3h -v -run '^TestCampaignBacklog$$' ./test/backlog -args $(BACKLOG)
 
 clean: ## remove what was built here
 	rm -rf bin .cache

@@ -26,6 +26,8 @@ type Location struct {
 type Options struct {
 	Codec codec.Name  // default zstd
 	Level codec.Level // default "default"
+	// Encoders are used again for WAL; nil where one file is stored.
+	Encoders *codec.Pool
 	// Author is the member whose WAL is stored, empty where there is none.
 	Author string
 	// PartSize and InFlight bound the memory of a streamed upload: one buffer of

@@ -33,12 +33,15 @@ type WALObject struct {
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
 func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) WALObject {
 	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System,
-		Size: int64(len(plain)), SHA256: hexSHA256(plain), Author: r.options.Author, Facts: facts}
-	if facts != nil && int(facts.ValidEnd) < len(plain) {
-		o.ValidSHA256 = hexSHA256(plain[:facts.ValidEnd])
-	} else if facts != nil {
-		o.ValidSHA256 = o.SHA256
+		Size: int64(len(plain)), Author: r.options.Author, Facts: facts}
+	valid, hash := 0, sha256.New()
+	if facts != nil {
+		valid = min(int(facts.ValidEnd), len(plain))
+		hash.Write(plain[:valid])
+		o.ValidSHA256 = hex.EncodeToString(hash.Sum(nil))
 	}
+	hash.Write(plain[valid:])
+	o.SHA256 = hex.EncodeToString(hash.Sum(nil))
 	return o
 }
 
@@ -95,7 +98,11 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 		return nil, err
 	}
 	if dst != nil {
-		encoder, err := codec.NewEncoder(name, level)
+		encoder, err := options.Encoders.Encoder(name, level)
+		if err != nil {
+			return nil, err
+		}
+		defer options.Encoders.Release(encoder)
 		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
 			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
 		}
@@ -106,10 +113,11 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 	workers := min(len(frames), runtime.GOMAXPROCS(0), 4)
 	for w := range workers {
 		group.Go(func() error {
-			encoder, err := codec.NewEncoder(name, level)
+			encoder, err := options.Encoders.Encoder(name, level)
 			if err != nil {
 				return err
 			}
+			defer options.Encoders.Release(encoder)
 			for i := w; i < len(frames); i += workers {
 				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
 				// Room for the worst case: memory that is not touched costs nothing, memory

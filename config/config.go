@@ -193,3 +193,11 @@ func defaultRepository() Repository {
 
 // Repository is the one repository. Load has made sure that there is one.
 func (c Config) Repository() Repository { return c.Repositories[0] }
+
+// Identity names the store for notes on this host.
+func (r Repository) Identity() string {
+	if r.Type == TypeFile {
+		return "file://" + r.File.Path
+	}
+	return "s3://" + r.S3.Endpoint + "/" + r.S3.Bucket + "/" + r.S3.Prefix
+}

@@ -16,7 +16,7 @@ type Gap struct {
 	Accepted bool             `json:"accepted,omitempty"`
 	Since    time.Time        `json:"since"` // recorded, else first seen by this daemon
 	Why      string           `json:"why"`   // it is lost, or late
-	moved    time.Time        // when this daemon first saw it, or a part of it was last filled
+	moved    time.Time        // when this daemon first saw it, or any was last filled
 }
 
 // audit compares the gaps of a survey with those of the one before: it tells of new
@@ -54,7 +54,8 @@ func follow(before []Gap, gaps []catalog.Gap, size postgres.SegmentSize, now tim
 	for _, g := range gaps {
 		current = append(current, g.Range)
 	}
-	for _, r := range catalog.Subtract(old, current, size) {
+	filled := catalog.Subtract(old, current, size)
+	for _, r := range filled {
 		tell("gap.filled", Gap{Range: r})
 	}
 	for _, g := range gaps {
@@ -63,9 +64,8 @@ func follow(before []Gap, gaps []catalog.Gap, size postgres.SegmentSize, now tim
 			if rest := catalog.Subtract([]catalog.Range{o.Range}, []catalog.Range{g.Range}, size); len(rest) == 1 && rest[0] == o.Range {
 				continue // another one
 			}
-			w.Since, w.moved = o.Since, o.moved
-			if len(catalog.Subtract([]catalog.Range{o.Range}, current, size)) > 0 {
-				w.moved = now // somebody is at it
+			if w.Since = o.Since; len(filled) == 0 { // else somebody is at it, and may come to this one
+				w.moved = o.moved
 			}
 			break
 		}

@@ -26,7 +26,7 @@ type Options struct {
 	Reload <-chan os.Signal
 	// Open makes the store that a configuration names.
 	Open func(config.Config) (Opener, error)
-	// Clients makes the archive clients that a configuration names. If nil, no hook is served.
+	// Clients makes the archive clients that a configuration names. If nil, no hook is served, and no hole filled.
 	Clients func(config.Config) (Clients, error)
 	HintOf  func(error) string // what a person can do about an error
 	Patroni patroni.Options
@@ -119,6 +119,14 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 			s.serveHooks(ctx, l)
 			s.wired().end()
 		})
+	}
+	if s.hooks.fill != nil {
+		keep := &keeper{dsn: k.dsn, pgdata: k.pgdata, state: c.Cluster.StateDir, work: make(chan []postgres.WALFile)}
+		all.Go(func() {
+			defer keep.close()
+			s.keepRounds(ctx, keep)
+		})
+		all.Go(func() { s.fillWhat(ctx, keep) })
 	}
 	all.Go(func() { every(ctx, surveyEvery, surveyTimeout, s.again, s.lookAtStore) })
 	if s.watch != nil {

@@ -3,10 +3,10 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -52,11 +52,11 @@ func (s *service) bring(ctx context.Context, state string, run []wal.Drop) error
 	for _, entry := range there {
 		stored[entry.File.Segment] = true
 	}
-	lost := slices.DeleteFunc(slices.Clone(run), func(d wal.Drop) bool { return stored[d.WAL.Segment] })
+	lost := slices.DeleteFunc(slices.Clone(run), func(d wal.Drop) bool { return stored[d.WAL.Segment] || s.storedAfterAll(ctx, d) })
 	for _, part := range runs(lost) {
 		last := part[len(part)-1]
 		g := catalog.GapRecord{First: part[0].WAL.Segment, Last: last.WAL.Segment, At: last.At, By: last.Member,
-			Reason: "pg_wal was nearly full and the store did not answer; " + span(part)}
+			Reason: "pg_wal was nearly full and the store did not answer"}
 		if _, err := repository.RecordGap(ctx, g, catalog.GapDropped); err != nil {
 			return err
 		}
@@ -71,6 +71,17 @@ func (s *service) bring(ctx context.Context, state string, run []wal.Drop) error
 	return nil
 }
 
+// storedAfterAll stores what was given up and PostgreSQL has not removed yet.
+func (s *service) storedAfterAll(ctx context.Context, d wal.Drop) bool {
+	path := filepath.Join(s.settings().Cluster.DataDir, "pg_wal", d.File)
+	fill := s.wired().fill
+	if _, err := os.Stat(path); err != nil || fill == nil {
+		return false
+	}
+	_, err := fill(ctx, path)
+	return err == nil
+}
+
 // runs joins the records of segments that follow each other.
 func runs(segments []wal.Drop) (all [][]wal.Drop) {
 	var next postgres.Segment
@@ -82,21 +93,4 @@ func runs(segments []wal.Drop) (all [][]wal.Drop) {
 		next = d.WAL.Segment.Next(postgres.SegmentSize(d.Size))
 	}
 	return all
-}
-
-// span says when what a run held was committed.
-func span(run []wal.Drop) string {
-	var from, to time.Time
-	for _, d := range run {
-		if from.IsZero() || !d.MinTime.IsZero() && d.MinTime.Before(from) {
-			from = d.MinTime
-		}
-		if d.MaxTime.After(to) {
-			to = d.MaxTime
-		}
-	}
-	if to.IsZero() {
-		return "nothing was committed in it"
-	}
-	return fmt.Sprintf("it held the commits from %s to %s", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/wal"
@@ -11,7 +12,8 @@ import (
 // hooks answer archive_command and restore_command, with the store of one configuration.
 type hooks struct {
 	push func(ctx context.Context, path string) error
-	get  func(ctx context.Context, file, dest string, mode hook.Mode) error
+	get  func(ctx context.Context, r hook.Request) error                    // puts the file at r.Aside()
+	fill func(ctx context.Context, path string) (catalog.PutOutcome, error) // nobody asked for it
 	// What goes on beyond the answers, if anything does.
 	hits func() (pushed, fetched int64)
 	end  func()
@@ -26,7 +28,7 @@ type Clients struct {
 
 // newHooks wires them: one store for all requests, whose connections stay warm.
 func newHooks(o Options, c config.Config) (hooks, error) {
-	if o.Clients == nil || c.Daemon.Socket == "" || c.Cluster.DataDir == "" {
+	if o.Clients == nil || c.Cluster.DataDir == "" {
 		return hooks{}, nil // nobody is served
 	}
 	clients, err := o.Clients(c)
@@ -46,6 +48,7 @@ func newHooks(o Options, c config.Config) (hooks, error) {
 			ahead.Close()
 			fetcher.Close()
 		},
+		fill: clients.Pusher.Fill,
 	}, nil
 }
 

@@ -12,7 +12,7 @@ import (
 
 // doubt is what the choice between a late gap and a lost one is made from.
 type doubt struct {
-	Since     time.Time // when this daemon first saw it, or a part of it was last filled
+	Since     time.Time // when this daemon first saw it, or any was last filled
 	FillAfter time.Duration
 	LostAfter time.Duration
 	Members   []witness // of the topology; none where it cannot be seen or nobody can be asked

@@ -106,10 +106,10 @@ func TestFollow(t *testing.T) {
 		{[]catalog.Gap{r(1, 5, 9)}, "found 1/5-9", "1/5-9 1 1"},
 		{[]catalog.Gap{r(1, 5, 9)}, "", "1/5-9 1 1"},
 		{[]catalog.Gap{r(1, 5, 9), r(2, 5, 9)}, "found 2/5-9", "1/5-9 1 1, 2/5-9 3 3"},
-		{[]catalog.Gap{r(1, 7, 9), r(2, 5, 9)}, "filled 1/5-6", "1/7-9 1 4, 2/5-9 3 3"}, // it is being filled
-		{[]catalog.Gap{r(1, 7, 7), r(1, 9, 9), r(2, 5, 9)}, "filled 1/8-8", "1/7-7 1 5, 1/9-9 1 5, 2/5-9 3 3"},
-		{[]catalog.Gap{r(1, 9, 9), r(2, 5, 12)}, "filled 1/7-7, found 2/10-12", "1/9-9 1 5, 2/5-12 3 3"},
-		{[]catalog.Gap{lost(r(2, 5, 6)), r(2, 7, 12)}, "filled 1/9-9", "2/5-6 3 3, 2/7-12 3 3"}, // recorded in part
+		{[]catalog.Gap{r(1, 7, 9), r(2, 5, 9)}, "filled 1/5-6", "1/7-9 1 4, 2/5-9 3 4"}, // it is being filled
+		{[]catalog.Gap{r(1, 7, 7), r(1, 9, 9), r(2, 5, 9)}, "filled 1/8-8", "1/7-7 1 5, 1/9-9 1 5, 2/5-9 3 5"},
+		{[]catalog.Gap{r(1, 9, 9), r(2, 5, 12)}, "filled 1/7-7, found 2/10-12", "1/9-9 1 6, 2/5-12 3 6"},
+		{[]catalog.Gap{lost(r(2, 5, 6)), r(2, 7, 12)}, "filled 1/9-9", "2/5-6 3 7, 2/7-12 3 7"}, // recorded in part
 		{nil, "filled 2/5-6, filled 2/7-12", ""},
 	} {
 		var told, after []string

@@ -54,6 +54,7 @@ func (s *service) healthy(now time.Time) {
 	topology.SystemIdentifier = system
 	s.see(topology, nil)
 	s.local = Local{Seen: now, Server: "primary", System: system, WALBytes: 5 << 20, FreeBytes: 1 << 40}
+	s.keep = &Keep{Slot: "pgha_keep_x"}
 	m := catalog.Manifest{ID: "20261121T020000Z-nightly", Member: "n2", Role: "replica", Reason: "a replica", StopTime: now.Add(-time.Hour)}
 	s.survey.at, s.survey.missed = now, 2
 	s.survey.Backups = []catalog.Surveyed{{Manifest: m, State: catalog.BackupOK}, {Manifest: m, State: catalog.BackupDamaged}}

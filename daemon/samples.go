@@ -47,6 +47,10 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 		}
 		add("pg_wal_full_seconds", "Until the filesystem of pg_wal is full at the growth of the last minutes; +Inf while it does not grow.", full)
 	}
+	if d.Keep != nil {
+		add("keep_bytes", "WAL of this standby that is not archived.", float64(d.Keep.Bytes))
+		add("keep_broken", "Whether it may be recycled here before it is archived.", truth(d.Keep.Problem != ""))
+	}
 	for _, state := range d.Schedules {
 		at("schedule_next_timestamp_seconds", "The next scheduled time.", state.Next, "schedule", state.Job)
 		add("schedule_attempts", "Attempts at what is due now.", float64(state.Tries), "schedule", state.Job)
@@ -63,6 +67,7 @@ func (s *service) samples(now time.Time) (all []metrics.Sample) {
 	}
 	count("backups_committed_total", "Backups that this daemon committed.", s.counts.committed)
 	count("backups_failed_total", "Attempts at a backup that failed in this daemon.", s.counts.failed)
+	count("wal_filled_total", "WAL files that the archive lacked and this daemon stored.", s.counts.filled)
 	add("store_up", "Whether the repository could be read at the last attempt.", truth(s.survey.err == nil && !s.survey.at.IsZero()))
 	if s.survey.at.IsZero() {
 		return all

@@ -58,6 +58,7 @@ type service struct {
 	opener  Opener
 	hooks   hooks
 	local   Local
+	keep    *Keep // nil: nothing is kept here
 	survey  surveyed
 	gaps    []Gap               // of the newest survey
 	running map[string]*Running // by task
@@ -72,7 +73,7 @@ type claim interface {
 }
 
 // counts are since the start of the daemon.
-type counts struct{ committed, failed int }
+type counts struct{ committed, failed, filled int }
 
 // event says what happened, under a name that stays the same over releases.
 func (s *service) event(level slog.Level, event, text string, args ...any) {

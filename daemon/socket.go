@@ -31,7 +31,7 @@ const (
 // on: pgha-wal runs pgha-backup.
 func (s *service) listenHooks() *net.UnixListener {
 	path := s.settings().Daemon.Socket
-	if s.hooks.push == nil {
+	if s.hooks.push == nil || path == "" {
 		return nil
 	}
 	l, err := listenUnix(path)
@@ -204,7 +204,7 @@ func (s *service) serve(ctx context.Context, r hook.Request) hook.Answer {
 			status = 1
 		}
 	} else {
-		err = hooks.get(ctx, r.File, r.Path, r.Mode)
+		err = hooks.get(ctx, r)
 		status = wal.ExitCode(r.Mode, err)
 	}
 	a := hook.Answer{Kind: hook.Done, Status: status}

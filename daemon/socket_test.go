@@ -54,8 +54,8 @@ func TestHooksAnswer(t *testing.T) {
 			}
 			return nil
 		},
-		get: func(_ context.Context, file, dest string, mode hook.Mode) error {
-			got = hook.Request{File: file, Path: dest, Mode: mode}
+		get: func(_ context.Context, r hook.Request) error {
+			got = r
 			return errors.New("no store")
 		},
 	}
@@ -75,7 +75,7 @@ func TestHooksAnswer(t *testing.T) {
 		{hook.Request{Path: data + "-link/pg_wal/x"}, hook.Answer{Kind: hook.Done}},
 		{hook.Request{Path: data + "/pg_wal/bad"}, hook.Answer{Kind: hook.Done, Status: 1, Error: "bad file", Hint: "do it"}},
 		{hook.Request{File: "f", Path: data + "/pg_wal/y", Mode: hook.Standby}, hook.Answer{Kind: hook.Done, Status: 75, Error: "no store", Hint: "do it"}},
-		{hook.Request{File: "f", Path: data + "/pg_wal/y", Mode: hook.Recovery}, hook.Answer{Kind: hook.Done, Status: 200, Error: "no store", Hint: "do it"}},
+		{hook.Request{File: "f", Path: data + "/pg_wal/y", Mode: hook.Recovery, Ticket: 7}, hook.Answer{Kind: hook.Done, Status: 200, Error: "no store", Hint: "do it"}},
 	} {
 		if answer, err := hook.Ask(socket, c.request); err != nil || answer != c.want || got != c.request {
 			t.Errorf("%v: %+v, %v; the hook got %v", c.request, answer, err, got)

@@ -28,6 +28,7 @@ type Status struct {
 	Paused   bool                      `json:"paused,omitempty"`
 	Topology string                    `json:"topology_error,omitempty"` // why leader and role may be old
 	Local    *Local                    `json:"local,omitempty"`
+	Keep     *Keep                     `json:"keep,omitempty"`
 
 	Surveyed time.Time        `json:"store_seen,omitzero"`
 	Store    string           `json:"store_error,omitempty"`
@@ -84,7 +85,7 @@ func (s *service) status(now time.Time) Status {
 	d := Status{
 		Cluster: s.config.Cluster.Scope, System: system, Member: s.me.Member, Version: s.version, Started: s.started,
 		Loaded: s.loaded, Refused: s.refused, Single: s.single(), Role: cluster.Unknown, Leader: t.Leader, Paused: t.Paused,
-		Surveyed: s.survey.at, Windows: append([]catalog.Window{}, s.survey.Windows...), Next: next,
+		Keep: s.keep, Surveyed: s.survey.at, Windows: append([]catalog.Window{}, s.survey.Windows...), Next: next,
 		Schedules: append([]scheduler.State{}, schedules...), Running: []Running{}, Gaps: append([]Gap{}, s.gaps...), Problems: []string{},
 	}
 	if m, ok := t.Member(s.me.Member); ok {
@@ -149,6 +150,9 @@ func (d Status) Trouble() (all []string) {
 		if d.System != 0 && l.System != 0 && d.System != l.System {
 			add("cluster: Patroni runs system %s, the data directory here is of %s", d.System, l.System)
 		}
+	}
+	if d.Keep != nil && d.Keep.Problem != "" {
+		add("keep: WAL may be recycled here before it is archived: %s", d.Keep.Problem)
 	}
 	for _, state := range d.Schedules {
 		if last := state.Last; last.Result != "" && last.Result != scheduler.Succeeded {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 )
 
 // Ahead answers archive_command for one data directory as long as it lives. It pushes
@@ -52,6 +53,7 @@ const (
 
 // NewAhead serves the data directory of a pusher. Close it.
 func NewAhead(p Pusher, workers int) *Ahead {
+	p.Options.Encoders = &codec.Pool{}
 	a := &Ahead{pusher: p, workers: workers, limit: pushBytes, dir: filepath.Join(p.DataDir, "pg_wal"), asked: make(chan struct{}, 1),
 		flight: map[identity]chan struct{}{}, waiting: map[string]bool{}, resting: true}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

@@ -67,11 +67,11 @@ func (f *Fetcher) Close() {
 // Hits counts the segments that had been fetched before they were asked for.
 func (f *Fetcher) Hits() int64 { return f.hits.Load() }
 
-// Get is Getter.Get for one who waits in a mode.
-func (f *Fetcher) Get(ctx context.Context, name, dest string, mode hook.Mode) error {
+// Get is Getter.Get, but that the file is put aside: who asked moves it.
+func (f *Fetcher) Get(ctx context.Context, r hook.Request) error {
 	g := f.getter
-	g.Mode = mode
-	return g.Get(ctx, name, dest)
+	g.Mode, g.into = r.Mode, r.Aside()
+	return g.Get(ctx, r.File, r.Path)
 }
 
 // take gives recovery a segment from the spool and moves the window on, in one step:
@@ -81,7 +81,7 @@ func (f *Fetcher) take(r *retrieval, s *spool) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 	}
-	err := s.take(r.file.Segment, r.size, r.dest, time.Now())
+	err := s.take(r.file.Segment, r.size, r.into, time.Now())
 	if err == nil && f != nil {
 		f.hits.Add(1)
 		f.advance(r, s)

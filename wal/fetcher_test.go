@@ -46,7 +46,7 @@ func TestFetcher(t *testing.T) {
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	for i, segment := range segments {
 		asked := len(gets(bucket.Calls()))
-		if err := f.Get(t.Context(), segment, dest, hook.Recovery); err != nil {
+		if err := fetched(t, f, segment, dest, hook.Recovery); err != nil {
 			t.Fatal(segment, err)
 		}
 		if !bytes.Equal(read(t, dest), read(t, filepath.Join(dir, "pg_wal", segment))) {
@@ -86,7 +86,7 @@ func TestFetcherOnItsWay(t *testing.T) {
 	defer f.Close()
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	for _, segment := range segments[:2] {
-		if err := f.Get(t.Context(), segment, dest, hook.Recovery); err != nil {
+		if err := fetched(t, f, segment, dest, hook.Recovery); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -104,7 +104,7 @@ func TestFetcherJumps(t *testing.T) {
 	dest := filepath.Join(dir, "pg_wal", "RECOVERYXLOG")
 	spooled := func(segment, dest string) []string {
 		t.Helper()
-		if err := f.Get(t.Context(), segment, dest, hook.Standby); err != nil {
+		if err := fetched(t, f, segment, dest, hook.Standby); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "the window filled", f.still)
@@ -152,7 +152,7 @@ func TestFetcherAnswers(t *testing.T) {
 		plan := faulty.Nth(n, faulty.ErrInjected)
 		f := fetcherOf(t, faulty.New(inner, plan), dir)
 		for _, name := range slices.Concat(segments, []string{"00000002.history", "00000003.history", "0000000100000000000000FF", "nonsense"}) {
-			err := f.Get(t.Context(), name, dest, hook.Standby)
+			err := fetched(t, f, name, dest, hook.Standby)
 			want := getter(inner, dir, hook.Standby).Get(t.Context(), name, filepath.Join(t.TempDir(), "RECOVERYXLOG"))
 			if kind(err) != kind(want) && (n == 0 || !errors.Is(err, faulty.ErrInjected) || kind(err) != "") {
 				t.Errorf("call %d fails: %s: %v, without us %v", n, name, err, want)
@@ -180,7 +180,7 @@ func TestFetcherHangs(t *testing.T) {
 			return f
 		})
 		f := fetcherOf(t, bucket, dir)
-		if err := f.Get(t.Context(), segments[0], dest, hook.Standby); err != nil {
+		if err := fetched(t, f, segments[0], dest, hook.Standby); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -188,7 +188,7 @@ func TestFetcherHangs(t *testing.T) {
 			t.Errorf("spooled: %v", left)
 		}
 		begin := time.Now()
-		err := f.Get(t.Context(), segments[2], dest, hook.Standby)
+		err := fetched(t, f, segments[2], dest, hook.Standby)
 		if _, stall := errors.AsType[*StalledError](err); !stall || time.Since(begin) != 2*time.Second {
 			t.Errorf("%v after %s", err, time.Since(begin))
 		}
@@ -202,4 +202,19 @@ func TestFetcherHangs(t *testing.T) {
 		}
 		f.Close()
 	})
+}
+
+// fetched asks as pgha-wal does.
+func fetched(t *testing.T, f *Fetcher, name, dest string, mode hook.Mode) error {
+	t.Helper()
+	_ = os.Remove(dest)
+	r := hook.Request{File: name, Path: dest, Mode: mode, Ticket: 7}
+	err := f.Get(t.Context(), r)
+	if _, there := os.Stat(dest); there == nil {
+		t.Errorf("%s is where nobody may wait for it any more", dest)
+	}
+	if err == nil {
+		err = os.Rename(r.Aside(), dest)
+	}
+	return err
 }

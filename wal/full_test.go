@@ -56,10 +56,10 @@ func newOutage(t *testing.T) *outage {
 func (o *outage) path(file string) string { return filepath.Join(o.dir, "pg_wal", file) }
 
 // push pushes a file and tells how often the store was asked.
-func (o *outage) push(file string) (outcome catalog.PutOutcome, err error, asked int) {
+func (o *outage) push(file string) (asked int, outcome catalog.PutOutcome, err error) {
 	before := len(o.calls.Calls())
 	outcome, err = o.PushOrDrop(o.t.Context(), o.path(file))
-	return outcome, err, len(o.calls.Calls()) - before
+	return len(o.calls.Calls()) - before, outcome, err
 }
 
 // aged makes the last failure that old.
@@ -87,7 +87,7 @@ func (o *outage) drops() (names []string) {
 func TestDrop(t *testing.T) {
 	o := newOutage(t)
 	first := o.segments[0]
-	if outcome, err, asked := o.push(first); outcome != Dropped || err != nil || asked == 0 {
+	if asked, outcome, err := o.push(first); outcome != Dropped || err != nil || asked == 0 {
 		t.Fatalf("%s, %v, the store was asked %d times", outcome, err, asked)
 	}
 	b := read(t, filepath.Join(o.State, "dropped", first))
@@ -108,27 +108,27 @@ func TestDrop(t *testing.T) {
 	if said := o.said.String(); !strings.Contains(said, "level=ERROR msg=\"ALARM: pg_wal is nearly full") || !strings.Contains(said, "file="+first) {
 		t.Error(said)
 	}
-	if outcome, err, asked := o.push(o.segments[1]); outcome != Dropped || err != nil || asked != 0 {
+	if asked, outcome, err := o.push(o.segments[1]); outcome != Dropped || err != nil || asked != 0 {
 		t.Errorf("right after: %s, %v, the store was asked %d times", outcome, err, asked)
 	}
 	o.aged(dropEvery)
-	if outcome, err, asked := o.push(o.segments[2]); outcome != Dropped || err != nil || asked == 0 {
+	if asked, outcome, err := o.push(o.segments[2]); outcome != Dropped || err != nil || asked == 0 {
 		t.Errorf("later: %s, %v, the store was asked %d times", outcome, err, asked)
 	}
-	if outcome, err, asked := o.push(first); outcome != Dropped || err != nil || asked == 0 {
+	if asked, outcome, err := o.push(first); outcome != Dropped || err != nil || asked == 0 {
 		t.Errorf("asked again for a dropped file: %s, %v, the store was asked %d times", outcome, err, asked)
 	}
 	if got := o.drops(); len(got) != 3 {
 		t.Errorf("recorded are %v", got)
 	}
 	o.down = nil
-	if outcome, err, _ := o.push(o.segments[3]); outcome != Dropped || err != nil {
+	if _, outcome, err := o.push(o.segments[3]); outcome != Dropped || err != nil {
 		t.Errorf("less than thirty seconds later: %s, %v", outcome, err)
 	}
-	if outcome, err, _ := o.push(first); outcome != catalog.Stored || err != nil {
+	if _, outcome, err := o.push(first); outcome != catalog.Stored || err != nil {
 		t.Errorf("a dropped file, the store is back: %s, %v", outcome, err)
 	}
-	if outcome, err, _ := o.push(o.segments[4]); outcome != catalog.Stored || err != nil {
+	if _, outcome, err := o.push(o.segments[4]); outcome != catalog.Stored || err != nil {
 		t.Errorf("the next file: %s, %v", outcome, err)
 	}
 	if got := o.drops(); len(got) != 3 {
@@ -185,7 +185,7 @@ func TestDropsNothing(t *testing.T) {
 						o.aged(dropEvery) // the one that asks
 					}
 				}
-				if outcome, err, _ := o.push(file); err == nil || outcome == Dropped {
+				if _, outcome, err := o.push(file); err == nil || outcome == Dropped {
 					t.Errorf("%q, %v", outcome, err)
 				}
 				if all, _ := Drops(o.State); len(all) > 0 {
@@ -228,7 +228,7 @@ func TestDropOthers(t *testing.T) {
 	write(t, o.path(partial), read(t, o.path(o.segments[0])))
 	write(t, o.path(backup), []byte("START WAL LOCATION\n"))
 	for _, file := range []string{partial, backup} {
-		if outcome, err, _ := o.push(file); outcome != Dropped || err != nil {
+		if _, outcome, err := o.push(file); outcome != Dropped || err != nil {
 			t.Errorf("%s: %s, %v", file, outcome, err)
 		}
 	}
@@ -276,7 +276,7 @@ func TestDropWaits(t *testing.T) {
 func TestDropsUnreadable(t *testing.T) {
 	o := newOutage(t)
 	for _, file := range o.segments[:2] {
-		if _, err, _ := o.push(file); err != nil {
+		if _, _, err := o.push(file); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -34,6 +34,7 @@ type Getter struct {
 	Timeouts Timeouts
 	Log      *slog.Logger // may be nil
 
+	into   string   // where the file is put; "": where it is asked for
 	beyond *Fetcher // nil: nothing goes on after a Get
 }
 
@@ -48,7 +49,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) error {
 	if file == firstHistory {
 		return &AbsentError{file}
 	}
-	r := &retrieval{Getter: g, file: file, dest: dest, log: logger(g.Log)}
+	r := &retrieval{Getter: g, file: file, dest: dest, into: cmp.Or(g.into, dest), log: logger(g.Log)}
 	if control, err := ReadControl(g.DataDir); err == nil {
 		r.system, r.size = control.System, control.SegmentSize
 	}
@@ -81,6 +82,7 @@ type retrieval struct {
 	*Getter
 	file   postgres.WALFile
 	dest   string
+	into   string
 	log    *slog.Logger
 	system postgres.SystemIdentifier // 0: not known yet
 	size   postgres.SegmentSize      // 0: not known yet
@@ -173,7 +175,7 @@ func (r *retrieval) fetch(ctx context.Context, repository *catalog.Repository) e
 	}
 	ahead := r.newPrefetch(ctx, repository)
 	var n int64
-	err := place(r.dest, func(w io.Writer) error {
+	err := place(r.into, func(w io.Writer) error {
 		return fetchWAL(ctx, repository, r.file, r.size, writerFunc(func(b []byte) (int, error) {
 			ahead.start()
 			if n += int64(len(b)); n > r.best {

@@ -7,15 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-)
 
-// tempMark is in the name of every unfinished file of ours.
-const tempMark = ".pgha-tmp-"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
+)
 
 // place makes a file appear whole under dest. It does not fsync: PostgreSQL does
 // that when it takes the file over, and the spool does not outlive a reboot.
 func place(dest string, fill func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(dest), filepath.Base(dest)+tempMark+"*")
+	f, err := os.CreateTemp(filepath.Dir(dest), filepath.Base(dest)+hook.TempMark+"*")
 	if err != nil {
 		return err
 	}
@@ -41,7 +40,7 @@ func sweepTemps(dir string, now time.Time) {
 		return
 	}
 	for _, entry := range entries {
-		if !strings.Contains(entry.Name(), tempMark) {
+		if !strings.Contains(entry.Name(), hook.TempMark) {
 			continue
 		}
 		if info, err := entry.Info(); err == nil && now.Sub(info.ModTime()) > time.Hour {

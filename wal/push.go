@@ -60,11 +60,16 @@ func (p *Pusher) Push(ctx context.Context, path string) (catalog.PutOutcome, err
 }
 
 func (p *Pusher) push(ctx context.Context, path string, l *loan) (catalog.PutOutcome, error) {
-	log := logger(p.Log)
 	src, err := readSource(path, l)
 	if err != nil {
 		return "", err
 	}
+	return p.store(ctx, path, src, l)
+}
+
+// store stores what was read from path.
+func (p *Pusher) store(ctx context.Context, path string, src source, l *loan) (catalog.PutOutcome, error) {
+	log := logger(p.Log)
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
 	}

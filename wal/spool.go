@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
@@ -101,7 +102,7 @@ func (s *spool) keep(wanted []postgres.Segment, now time.Time) {
 		return
 	}
 	for _, entry := range entries {
-		if !names[entry.Name()] && !strings.Contains(entry.Name(), tempMark) {
+		if !names[entry.Name()] && !strings.Contains(entry.Name(), hook.TempMark) {
 			_ = os.Remove(filepath.Join(s.dir, entry.Name()))
 		}
 	}

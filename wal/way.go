@@ -90,16 +90,15 @@ func (w Way) again(ctx context.Context) (found postgres.Segment, err error) {
 	if err != nil {
 		return found, err
 	}
-	left, err := leftAt(filepath.Join(f.DataDirectory, "pg_wal"), f.Timeline)
+	h, err := ReadHoldings(f.DataDirectory)
 	if err != nil {
 		return found, err
 	}
 	for _, e := range entries {
-		if e.File.Segment.End(f.SegmentSize) > left {
+		if e.File.Segment.End(f.SegmentSize) > h.Left(f.Timeline) {
 			break
 		}
-		here := filepath.Join(f.DataDirectory, "pg_wal", e.File.String())
-		if _, err := os.Stat(here); err == nil && e.File.Segment.Number(f.SegmentSize) < now {
+		if h.Files[e.File] && e.File.Segment.Number(f.SegmentSize) < now {
 			found = e.File.Segment
 		}
 	}
@@ -110,24 +109,6 @@ func (w Way) again(ctx context.Context) (found postgres.Segment, err error) {
 		return found, lost("pgha-backup patroni setup --apply sets it", "archive_command is empty: this member would not archive as a leader")
 	}
 	return found, runAs(ctx, f, f.ArchiveCommand, found.Name(), "pg_wal/"+found.Name())
-}
-
-// leftAt is where the histories in a pg_wal leave a timeline first.
-func leftAt(dir string, tli postgres.TimelineID) (postgres.LSN, error) {
-	left := ^postgres.LSN(0)
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		file, named := postgres.ParseWALFile(e.Name())
-		if named != nil || file.Kind != postgres.WALHistory {
-			continue
-		}
-		text, _ := os.ReadFile(filepath.Join(dir, e.Name()))
-		history, _ := postgres.ParseTimelineHistory(file.Segment.Timeline, text) // one that says nothing leaves nothing
-		if at, ok := history.SwitchOf(tli); ok {
-			left = min(left, at)
-		}
-	}
-	return left, err
 }
 
 // Back brings an archived segment to a directory of ours, by restore_command.

@@ -16,6 +16,7 @@ type object = map[string]any
 type Setup struct {
 	Program                   string // its name, by which a command is known to be ours
 	Archive, Restore, Replica string
+	Promote                   string // a whole command line
 }
 
 // Over is what Patroni's dynamic configuration must hold. Of what is there now it
@@ -53,6 +54,7 @@ func (s Setup) Over(now map[string]any) map[string]any {
 		"recovery_conf":          object{"restore_command": s.Restore},
 		"create_replica_methods": methods,
 		OurMethod:                object{"command": s.Replica},
+		"pre_promote":            s.Promote,
 	}}
 }
 
@@ -98,11 +100,11 @@ func differences(path string, want, now object) (found []string) {
 // Foreign tells which command of another tool stands where ours is to stand.
 func (s Setup) Foreign(now map[string]any) string {
 	for _, path := range [][]string{{"postgresql", "parameters", "archive_command"}, {"postgresql", "parameters", "archive_library"},
-		{"postgresql", "parameters", "restore_command"}, {"postgresql", "recovery_conf", "restore_command"}} {
+		{"postgresql", "parameters", "restore_command"}, {"postgresql", "recovery_conf", "restore_command"}, {"postgresql", "pre_promote"}} {
 		command := at(now, path...)
 		ours := strings.Contains(command, s.Program) || strings.Contains(command, "pgha-backup") || strings.Contains(command, "pgha-wal")
 		if !ours && !slices.Contains([]string{"", "true", "/bin/true", "/bin/false", "false"}, command) {
-			return fmt.Sprintf("%s is another's: %s", path[2], command)
+			return fmt.Sprintf("%s is another's: %s", path[len(path)-1], command)
 		}
 	}
 	return ""

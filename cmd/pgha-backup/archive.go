@@ -42,7 +42,7 @@ func (a *app) pusher(bucket storage.Bucket) wal.Pusher {
 		below = int64(c.Archive.FullBelow)
 	}
 	return wal.Pusher{
-		Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope, Options: a.options(),
+		Bucket: bucket, Identity: c.Repository().Identity(), Scope: c.Cluster.Scope, Options: a.options(),
 		Emulate: c.Repository().ConditionalWrites == config.Emulate, Probe: a.probe,
 		DataDir: c.Cluster.DataDir, State: c.Cluster.StateDir, Timeout: c.Archive.PushTimeout,
 		DropBelow: below, Member: c.Cluster.Member,
@@ -56,7 +56,7 @@ func (a *app) pusher(bucket storage.Bucket) wal.Pusher {
 func (a *app) getter(bucket storage.Bucket) wal.Getter {
 	c := a.config
 	return wal.Getter{
-		Bucket: bucket, Identity: a.identity(), Scope: c.Cluster.Scope,
+		Bucket: bucket, Identity: c.Repository().Identity(), Scope: c.Cluster.Scope,
 		State: c.Cluster.StateDir, Spool: c.Archive.Spool, Batch: c.Archive.GetBatch,
 		Timeouts: wal.Timeouts{Recovery: c.Archive.GetRecoveryTimeout, Standby: c.Archive.GetStandbyTimeout, Rewind: c.Archive.GetRewindTimeout},
 		Log:      a.log,
@@ -76,23 +76,8 @@ func (a *app) probe(ctx context.Context) error {
 	if report.ConditionalWrites {
 		return nil
 	}
-	detail := ""
-	for _, finding := range report.Findings {
-		if !finding.OK {
-			detail = "; " + finding.Name + ": " + finding.Detail + detail
-		}
-	}
 	return fail(exitConfig, "use a store that has If-None-Match, or set conditional_writes: emulate and read in the documentation which promises that costs",
-		"the store cannot do create-once writes, so nothing is archived into it%s", detail)
-}
-
-// identity names the store for notes on this host.
-func (a *app) identity() string {
-	r := a.config.Repository()
-	if r.Type == config.TypeFile {
-		return "file://" + r.File.Path
-	}
-	return "s3://" + r.S3.Endpoint + "/" + r.S3.Bucket + "/" + r.S3.Prefix
+		"the store cannot do create-once writes, so nothing is archived into it%s", report.Faults())
 }
 
 func newArchiveGetCommand(a *app) *cobra.Command {

@@ -26,11 +26,16 @@ func guard(args []string) exitMapper {
 		signal.Ignore(syscall.SIGPIPE) // a closed log would kill us with a status that ends a standby
 	}
 	switch {
+	case slices.Contains(args, prePromote):
+		return guardPromotion()
 	case slices.Contains(args, "archive-get"):
 		return guardGet(args[slices.Index(args, "archive-get")+1:])
 	case slices.ContainsFunc(args, hook.ByRecovery): // a restore_command whose verb is misspelt
 		return guardGet(args)
 	case slices.Contains(args, "archive-push"):
+		if slices.Contains(args, "--help") || slices.Contains(args, "-h") {
+			return func(int) int { return exitError } // PostgreSQL would take 0 for an archived file
+		}
 		return func(code int) int { return min(code, exitError) }
 	}
 	return func(code int) int { return code }

@@ -54,6 +54,7 @@ func TestGuard(t *testing.T) {
 	check("recovery, no arguments", []string{"archive-get"}, codes(200))
 	check("recovery, a verb that is none", []string{"archive-gte", "000000010000000000000001", "pg_wal/RECOVERYXLOG"}, codes(200))
 	check("recovery, no verb", []string{"00000002.history", "pg_wal/RECOVERYHISTORY"}, codes(200))
+	check("push", []string{"archive-push", "--help"}, map[int]int{exitOK: 1})
 	check("push", []string{"archive-push", "pg_wal/x"}, map[int]int{exitOK: 0, exitError: 1, exitConfig: 1, exitInterrupted: 1, 200: 1})
 	check("others", []string{"backup"}, map[int]int{exitOK: 0, exitConfig: 3, exitInterrupted: 5})
 }

@@ -15,6 +15,7 @@ import (
 
 func main() {
 	leave := guard(os.Args[1:])
+	defer survive(leave)
 	// PostgreSQL's immediate shutdown sends SIGQUIT to its children: by itself Go
 	// would then write the stacks of all goroutines into the server's log.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)

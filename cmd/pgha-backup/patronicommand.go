@@ -10,7 +10,7 @@ import (
 
 func newPatroniCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{Use: "patroni", Short: "What Patroni calls, and what it needs to be told for that"},
-		newCreateReplicaCommand(a), newBootstrapCommand(a), newSetupCommand(a))
+		newCreateReplicaCommand(a), newBootstrapCommand(a), newPrePromoteCommand(a), newSetupCommand(a))
 }
 
 // calledFlags are what Patroni gives every method. A method's section may hold any

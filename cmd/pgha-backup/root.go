@@ -79,7 +79,7 @@ func (a *app) admit(cmd *cobra.Command) error {
 		return nil // it prints its help
 	}
 	err := a.load()
-	if strings.HasPrefix(words[1], "archive-") {
+	if strings.HasPrefix(words[1], "archive-") || cmd.Name() == prePromote {
 		return err // PostgreSQL runs these all day long: its log is no place for warnings that wait
 	}
 	for _, warning := range a.config.Warnings {

@@ -119,7 +119,9 @@ func (a *app) hooksPrefix(prefix []string) []string {
 func wanted(prefix, hooks []string) patroni.Setup {
 	line := func(prefix []string, args ...string) string { return restore.ShellCommand(slices.Concat(prefix, args)) }
 	return patroni.Setup{Program: filepath.Base(prefix[0]), Archive: line(hooks, "archive-push", "%p"), Restore: line(hooks, "archive-get", "%f", "%p"),
-		Replica: line(prefix, "patroni", "create-replica")}
+		Replica: line(prefix, "patroni", "create-replica"),
+		// Patroni does not promote where this fails, or where there is no such program.
+		Promote: restore.ShellCommand([]string{"/bin/sh", "-c", line(prefix, "patroni", "pre-promote") + "; exit 0"})}
 }
 
 func (a *app) printSetup(s setup, prefix []string) error {

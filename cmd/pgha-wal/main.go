@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/hook"
 )
@@ -45,14 +46,15 @@ func ask(l line, leave leaver) {
 	}
 	request := hook.Request{Path: at}
 	if l.verb == get {
-		request.File, request.Mode = l.operands[0], leave.mode
+		request.File, request.Mode, request.Ticket = l.operands[0], leave.mode, uint64(time.Now().UnixNano())
+		defer os.Remove(request.Aside())
 	}
 	answer, err := hook.Ask(l.socket, request)
 	if err != nil || answer.Kind != hook.Done {
 		return
 	}
 	if answer.Status == 0 && l.verb == get {
-		if _, err := os.Stat(at); err != nil {
+		if err := os.Rename(request.Aside(), at); err != nil {
 			return // whatever it did, it did not do that
 		}
 	}

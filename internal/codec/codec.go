@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
@@ -60,6 +61,27 @@ type Encoder struct {
 	name Name
 	zw   *zstd.Encoder
 	sw   *s2.Writer
+}
+
+// Pool keeps encoders of one codec and level for the next frame: one of zstd has ten
+// megabytes of tables and history. A nil pool keeps none.
+type Pool struct{ idle sync.Pool }
+
+// Encoder takes one that was released, or makes one.
+func (p *Pool) Encoder(name Name, level Level) (*Encoder, error) {
+	if p != nil {
+		if e, _ := p.idle.Get().(*Encoder); e != nil {
+			return e, nil
+		}
+	}
+	return NewEncoder(name, level)
+}
+
+// Release takes back an encoder that is not used any more.
+func (p *Pool) Release(e *Encoder) {
+	if p != nil {
+		p.idle.Put(e)
+	}
 }
 
 // NewEncoder makes an encoder for a codec and level that Parse accepted.

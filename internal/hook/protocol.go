@@ -17,18 +17,27 @@ const (
 )
 
 // Request is what PostgreSQL wants: Path archived, or, where File is given, that
-// file brought to Path.
+// file brought to Path. The daemon puts it beside Path, under a name of this request
+// alone, and the client moves it: a daemon that comes to itself when nobody waits any
+// more must not put a former segment where recovery reads the next one.
 type Request struct {
-	File string
-	Path string // absolute
-	Mode Mode   // of a get
+	File   string
+	Path   string // absolute
+	Mode   Mode   // of a get
+	Ticket uint64 // of a get; no other request has it
 }
+
+// TempMark is in the name of every unfinished file of ours.
+const TempMark = ".pgha-tmp-"
+
+// Aside is where the daemon puts the file of a get.
+func (r Request) Aside() string { return r.Path + TempMark + strconv.FormatUint(r.Ticket, 10) }
 
 func (r Request) String() string {
 	if r.File == "" {
 		return Version + " push " + strconv.Quote(r.Path) + "\n"
 	}
-	return Version + " get " + strconv.Quote(r.File) + " " + strconv.Quote(r.Path) + " " + r.Mode.String() + "\n"
+	return Version + " get " + strconv.Quote(r.File) + " " + strconv.Quote(r.Path) + " " + r.Mode.String() + " " + strconv.FormatUint(r.Ticket, 10) + "\n"
 }
 
 // ErrVersion is a request of another version of the protocol.
@@ -48,8 +57,9 @@ func ParseRequest(line string) (r Request, err error) {
 	switch {
 	case len(f) == 3 && f[1] == "push":
 		r.Path = f[2]
-	case len(f) == 5 && f[1] == "get" && f[2] != "" && slices.Contains(modes[:], f[4]):
-		r = Request{File: f[2], Path: f[3], Mode: Mode(slices.Index(modes[:], f[4]))}
+	case len(f) == 6 && f[1] == "get" && f[2] != "" && slices.Contains(modes[:], f[4]):
+		ticket, _ := strconv.ParseUint(f[5], 10, 64) // a wrong one is not written so
+		r = Request{File: f[2], Path: f[3], Mode: Mode(slices.Index(modes[:], f[4])), Ticket: ticket}
 	}
 	if !filepath.IsAbs(r.Path) || r.String() != line {
 		return Request{}, errRequest

@@ -7,10 +7,10 @@ import (
 )
 
 var requests = map[string]Request{
-	`pgha/1 push "/data/pg_wal/000000010000000000000001"` + "\n":                               {Path: "/data/pg_wal/000000010000000000000001"},
-	`pgha/1 push "/da \"ta\"\n/pg_wal/\xff"` + "\n":                                            {Path: "/da \"ta\"\n/pg_wal/\xff"},
-	`pgha/1 get "00000002.history" "/data/pg_wal/RECOVERYHISTORY" recovery` + "\n":             {File: "00000002.history", Path: "/data/pg_wal/RECOVERYHISTORY", Mode: Recovery},
-	`pgha/1 get "000000010000000000000001" "/d/pg_wal/000000010000000000000001" rewind` + "\n": {File: "000000010000000000000001", Path: "/d/pg_wal/000000010000000000000001"},
+	`pgha/1 push "/data/pg_wal/000000010000000000000001"` + "\n":                                 {Path: "/data/pg_wal/000000010000000000000001"},
+	`pgha/1 push "/da \"ta\"\n/pg_wal/\xff"` + "\n":                                              {Path: "/da \"ta\"\n/pg_wal/\xff"},
+	`pgha/1 get "00000002.history" "/data/pg_wal/RECOVERYHISTORY" recovery 12` + "\n":            {File: "00000002.history", Path: "/data/pg_wal/RECOVERYHISTORY", Mode: Recovery, Ticket: 12},
+	`pgha/1 get "000000010000000000000001" "/d/pg_wal/000000010000000000000001" rewind 0` + "\n": {File: "000000010000000000000001", Path: "/d/pg_wal/000000010000000000000001"},
 }
 
 var answers = map[string]Answer{
@@ -32,8 +32,9 @@ func TestProtocol(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"", "\n", "pgha/1", "pgha/1 push", `pgha/1 push "/x"`, `pgha/1 push "x"` + "\n", `pgha/1 push "/x" ` + "\n",
-		"pgha/1 push `/x`\n", `pgha/1 push '/'` + "\n", `pgha/1 get "" "/x" rewind` + "\n", `pgha/1 get "f" "/x"` + "\n",
-		`pgha/1 get "f" "/x" rewind` + "\n\n", `pgha/1 get "f" "/x" none` + "\n", `pgha/1 get "f""/x" rewind` + "\n", `pgha/1 put "/x"` + "\n"} {
+		"pgha/1 push `/x`\n", `pgha/1 push '/'` + "\n", `pgha/1 get "" "/x" rewind 1` + "\n", `pgha/1 get "f" "/x"` + "\n",
+		`pgha/1 get "f" "/x" rewind 1` + "\n\n", `pgha/1 get "f" "/x" none 1` + "\n", `pgha/1 get "f""/x" rewind 1` + "\n",
+		`pgha/1 get "f" "/x" rewind` + "\n", `pgha/1 get "f" "/x" rewind 01` + "\n", `pgha/1 get "f" "/x" rewind -1` + "\n", `pgha/1 put "/x"` + "\n"} {
 		if got, err := ParseRequest(line); err == nil {
 			t.Errorf("%q is %+v", line, got)
 		}

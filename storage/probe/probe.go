@@ -29,6 +29,16 @@ type Report struct {
 	Findings          []Finding
 }
 
+// Faults are what is wrong, the last one first, to stand behind a sentence.
+func (r Report) Faults() (text string) {
+	for _, f := range r.Findings {
+		if !f.OK {
+			text = "; " + f.Name + ": " + f.Detail + text
+		}
+	}
+	return text
+}
+
 // check is one trial. It returns what it saw; an error that is a *fault is a
 // property of the store, any other one ends the probe.
 type check struct {

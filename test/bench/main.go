@@ -9,6 +9,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"syscall"
 
 	"github.com/pgha-backup/pgha-backup/test/lab"
@@ -19,8 +21,18 @@ func main() {
 	flag.IntVar(&b.scale, "scale", 30, "pgbench scale of the database; 1 is 15 MB")
 	flag.IntVar(&b.runs, "runs", 3, "runs of each contender")
 	flag.IntVar(&b.segments, "segments", 40, "WAL segments pushed and fetched in each run")
+	flag.StringVar(&b.kept, "feed", "", "directory to keep the WAL of the archive's tables in, or to take it from")
+	flag.StringVar(&b.only, "only", "", "tables to make, as a regular expression: backup, restore, push, get, ahead-file, ahead-s3, ahead-far, fetch, hook, replay, commit")
+	inner := flag.Bool("loop", false, "be the archiver of a benchmark; for itself")
 	lock := flag.String("lock", "", "file to lock while a round is measured, so that other work on the machine can keep off")
 	flag.Parse()
+	if *inner {
+		if err := runLoop(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *lock != "" {
 		f, err := os.OpenFile(*lock, os.O_CREATE|os.O_RDWR, 0o666)
 		if err != nil {
@@ -38,37 +50,65 @@ func main() {
 type bench struct {
 	scale, runs, segments int
 	lock                  *os.File
+	kept, only            string
+	client, peer, self    string // programs: pgha-wal, the latest pgBackRest, this one
 
 	failed   bool
 	cleanups []func()
 	*world
 }
 
-// measureAll prints one table for each of the four works.
+// measureAll prints a table for each work that is wanted.
 func (b *bench) measureAll() {
-	b.world = newWorld(b)
-	all := b.contenders()
-	backups := b.interleaved("backup", all, b.backup)
-	restores := b.interleaved("restore", all, b.restore)
-	pushes := b.interleaved("push", archivers(all), b.push)
-	gets := b.interleaved("get", archivers(all), b.get)
-	b.describe(os.Stdout)
-	table(os.Stdout, "Full backup", backups, runColumns(true))
-	table(os.Stdout, "Restore, to durable files", restores, runColumns(false))
-	table(os.Stdout, "WAL push, one process for each segment", pushes, walColumns(b.segments, true))
-	table(os.Stdout, "WAL get, one process for each segment", gets, walColumns(b.segments, false))
+	if b.wants("backup", "restore", "push", "get") {
+		b.measureOnce()
+	}
+	if b.wants("ahead-file", "ahead-s3", "ahead-far", "fetch", "hook", "replay", "commit") {
+		b.measureArchive()
+	}
 }
 
+func (b *bench) wants(works ...string) bool {
+	return slices.ContainsFunc(works, regexp.MustCompile("^(?:"+b.only+")$|^$").MatchString) || b.only == ""
+}
+
+// measureOnce is for the commands alone, without a daemon.
+func (b *bench) measureOnce() {
+	b.world = newWorld(b)
+	all := b.contenders()
+	b.describe(os.Stdout)
+	for _, w := range []struct {
+		name, title string
+		all         []*contender
+		once        func(*contender) sample
+		columns     []column
+	}{
+		{"backup", "Full backup", all, b.backup, runColumns(true)},
+		{"restore", "Restore, to durable files", all, b.restore, runColumns(false)},
+		{"push", "WAL push, one process for each segment", archivers(all), b.push, walColumns(b.segments, true)},
+		{"get", "WAL get, one process for each segment", archivers(all), b.get, walColumns(b.segments, false)},
+	} {
+		if b.wants(w.name) {
+			table(os.Stdout, w.title, interleaved(b, w.name, w.all, w.once), w.columns)
+		}
+	}
+}
+
+// named is a contender of one kind or the other.
+type named interface{ base() *contender }
+
+func (c *contender) base() *contender { return c }
+
 // interleaved measures every contender b.runs times, in turn.
-func (b *bench) interleaved(what string, all []*contender, once func(*contender) sample) []result {
+func interleaved[C named](b *bench, what string, all []C, once func(C) sample) []result {
 	results := make([]result, len(all))
 	for run := range b.runs {
 		b.locked(func() {
 			for i, c := range all {
-				results[i].contender = c
+				results[i].contender = c.base()
 				s := once(c)
 				results[i].samples = append(results[i].samples, s)
-				b.Logf("%s %d/%d %-24s %6.2f s, CPU %5.2f s", what, run+1, b.runs, c.name, s.wall.Seconds(), s.cpu.Seconds())
+				b.Logf("%s %d/%d %-24s %6.2f s, CPU %5.2f s", what, run+1, b.runs, c.base().name, s.wall.Seconds(), s.cpu.Seconds())
 			}
 		})
 	}

@@ -23,6 +23,8 @@ type sample struct {
 	rss    int64         // bytes: the largest of its processes
 	stored int64         // bytes it left in the repository
 	each   []time.Duration
+
+	requests int // that the store had
 }
 
 // add counts another process of the same run.
@@ -63,12 +65,22 @@ func (b *bench) measured(dir string, argv ...string) sample {
 // backends is the CPU time that ended backends of the server have taken.
 func (b *bench) backends() time.Duration {
 	b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pg.Process().Pid()))
+	return b.ticks(b.pg.Process().Pid(), 13) // cutime and cstime: 16 and 17 of proc(5), which counts pid and comm
+}
+
+// used is the CPU time of a process and of its ended children.
+func (b *bench) used(pid int) time.Duration {
+	b.Helper()
+	return b.ticks(pid, 11) + b.ticks(pid, 13)
+}
+
+func (b *bench) ticks(pid, field int) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	b.must(err)
 	_, after, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(after)
 	var ticks int64
-	for _, f := range fields[13:15] { // cutime, cstime: 16 and 17 of proc(5), which counts pid and comm
+	for _, f := range strings.Fields(after)[field : field+2] {
 		n, err := strconv.ParseInt(f, 10, 64)
 		b.must(err)
 		ticks += n

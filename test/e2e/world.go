@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,14 @@ type worldOptions struct {
 	etcd    int
 	proxied bool           // a fault proxy stands before the store
 	patroni map[string]any // more of each patroni.yml
-	extra   string         // more lines of our configuration; {host} is the member's address
+	// More of PostgreSQL's parameters.
+	parameters map[string]string
+	// The server's commands are pgha-wal, and each file whose push succeeded is written
+	// down, in acked-<member>.
+	hooked bool
+	// Patroni calls ours before it promotes.
+	prePromote bool
+	extra      string // more lines of our configuration; {host} is the member's address, {home} its directory
 }
 
 func newWorld(t *testing.T, o worldOptions) *world {
@@ -53,15 +61,25 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		t.Cleanup(w.proxy.Close)
 		endpoint = "http://" + w.proxy.Addr()
 	}
+	ours := w.binary + " --config " + run.Path("pgha-{member}.yaml")
+	client, written := ours, ""
+	if o.hooked {
+		client = run.Build("pgha-wal") + " --socket {home}/state/socket --config " + run.Path("pgha-{member}.yaml")
+		written = " && echo %f >> " + run.Path("acked-{member}")
+	}
+	if o.prePromote {
+		o.patroni = map[string]any{"postgresql": map[string]any{"pre_promote": ours + " patroni pre-promote"}}
+	}
+	parameters := map[string]string{"track_commit_timestamp": "on"} // marks know their commit's time
+	maps.Copy(parameters, o.parameters)
 	w.cluster = lab.StartCluster(t, lab.ClusterOptions{
 		Members: o.members, Major: o.major, Etcd: o.etcd, HAProxy: true, Extra: o.patroni,
-		Parameters:     map[string]string{"track_commit_timestamp": "on"}, // marks know their commit's time
-		ArchiveCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-push %p",
-		RestoreCommand: w.binary + " --config " + run.Path("pgha-{member}.yaml") + " archive-get %f %p",
+		Parameters: parameters, ArchiveCommand: client + " archive-push %p" + written, RestoreCommand: client + " archive-get %f %p",
 		Prepare: func(m *lab.Member) {
-			text := w.config(m, endpoint) + strings.ReplaceAll(o.extra, "{host}", m.Host)
+			text := w.config(m, endpoint) + strings.NewReplacer("{host}", m.Host, "{home}", m.Home).Replace(o.extra)
 			run.WriteFile(m.User, 0o600, text, "pgha-"+m.Name+".yaml")
 			run.Mkdir(m.User, 0o700, filepath.Base(m.Home), "state")
+			run.WriteFile(m.User, 0o644, "", "acked-"+m.Name)
 		},
 	})
 	return w

@@ -26,7 +26,7 @@ type ClusterOptions struct {
 	ArchiveCommand, RestoreCommand string
 	// Scope and Namespace; "lab" and "/service/" when empty.
 	Scope, Namespace string
-	// Extra is merged over each member's patroni.yml.
+	// Extra is merged over each member's patroni.yml; it may name {member} and {home} too.
 	Extra map[string]any
 	// Prepare is called for each member before anything of it starts, when its paths and addresses are known.
 	Prepare func(*Member)

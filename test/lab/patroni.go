@@ -41,8 +41,9 @@ func (c *Cluster) patroniYAML(m *Member, o ClusterOptions) string {
 			"host replication replicator 127.0.0.0/8 scram-sha-256", "host all all 127.0.0.0/8 scram-sha-256",
 		},
 	}
+	names := strings.NewReplacer("{member}", m.Name, "{home}", m.Home)
 	place := func(command string) (where object, expanded string) {
-		expanded = strings.NewReplacer("{member}", m.Name, "{home}", m.Home).Replace(command)
+		expanded = names.Replace(command)
 		if expanded == command {
 			return postgresql, expanded
 		}
@@ -74,7 +75,7 @@ func (c *Cluster) patroniYAML(m *Member, o ClusterOptions) string {
 	if err != nil {
 		c.t.Fatalf("lab: %v", err)
 	}
-	return string(b)
+	return names.Replace(string(b))
 }
 
 // merge lays extra over base, object by object.

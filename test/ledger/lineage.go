@@ -30,7 +30,13 @@ func Lineage(history string, timeline postgres.TimelineID, stop postgres.LSN) ([
 		}
 		spans = append(spans, Span{postgres.TimelineID(n), end})
 	}
-	return append(spans, Span{timeline, stop}), nil
+	spans = append(spans, Span{timeline, stop})
+	// A recovery that stops before the last fork, in the child's copy of the parent's WAL,
+	// leaves the child earlier than the child left its parent.
+	for i := len(spans) - 2; i >= 0; i-- {
+		spans[i].End = min(spans[i].End, spans[i+1].End)
+	}
+	return spans, nil
 }
 
 // ServerLineage asks a running primary for its lineage up to now.
