@@ -54,7 +54,7 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
 	done
 
-bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more
+bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more, -only fetch for one table
 	@test/deps/bench.sh
 	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
 

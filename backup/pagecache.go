@@ -2,6 +2,7 @@ package backup
 
 import (
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,4 +50,14 @@ func (r residency) drop(from, to int64) {
 		}
 		_ = unix.Fadvise(int(r.file.Fd()), begin*r.unit, (i-begin)*r.unit, unix.FADV_DONTNEED)
 	}
+}
+
+// mincore fills pages with one byte for each page of memory; x/sys does not wrap
+// the call.
+func mincore(memory, pages []byte) error {
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&memory[0])), uintptr(len(memory)), uintptr(unsafe.Pointer(&pages[0])))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

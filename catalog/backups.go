@@ -103,12 +103,6 @@ func (b *Backup) BackupManifest(ctx context.Context) ([]byte, error) {
 	return io.ReadAll(text)
 }
 
-// WAL reads a WAL file of the repository that the backup lies in.
-func (b *Backup) WAL(ctx context.Context, file postgres.WALFile, w io.Writer) error {
-	_, err := b.repository.GetWAL(ctx, file, w)
-	return err
-}
-
 // document reads a compressed document whose stored bytes match the manifest's
 // hash, decoding at most limit bytes of it.
 func (r *Repository) document(ctx context.Context, m Manifest, name string, want Document, limit int64) (io.Reader, error) {

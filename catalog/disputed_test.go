@@ -21,7 +21,7 @@ import (
 
 // of is the repository as a member's programs see it, with nothing remembered.
 func of(bucket storage.Bucket, member string) *Repository {
-	return New(bucket, Location{Prefix: "p", Scope: "main", System: 77}, Options{Author: member})
+	return New(bucket, Location{Scope: "main", System: 77}, Options{Author: member})
 }
 
 // resolve decides as the commands do: it looks first.

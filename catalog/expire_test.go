@@ -221,8 +221,8 @@ func TestRemoveWAL(t *testing.T) {
 	var left []string
 	for _, key := range keysOf(t, r) {
 		parts := strings.Split(key, "/")
-		if left = append(left, parts[3]+" "+parts[len(parts)-1]); parts[3] == "conflict" {
-			left[len(left)-1] = parts[3] + " " + parts[4]
+		if left = append(left, parts[2]+" "+parts[len(parts)-1]); parts[2] == "conflict" {
+			left[len(left)-1] = parts[2] + " " + parts[3]
 		}
 	}
 	slices.Sort(left)

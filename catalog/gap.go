@@ -39,12 +39,6 @@ type GapRecord struct {
 	state GapState
 }
 
-// RecordDropped writes down that segments were acknowledged and thrown away.
-func (r *Repository) RecordDropped(ctx context.Context, g GapRecord) error {
-	_, err := r.RecordGap(ctx, g, GapDropped)
-	return err
-}
-
 // RecordGap writes down what became of segments; false: that is known.
 func (r *Repository) RecordGap(ctx context.Context, g GapRecord, state GapState) (bool, error) {
 	if g.First.Timeline != g.Last.Timeline || g.Last.Name() < g.First.Name() {

@@ -80,17 +80,22 @@ func TestGapRecords(t *testing.T) {
 	if created, err = r.RecordGap(ctx, record(6, 7, "nobody, says another"), GapLost); err != nil || created {
 		t.Errorf("the second one is %v, %v", created, err)
 	}
-	must(r.RecordDropped(ctx, record(8, 8, "full")))
-	must(r.RecordDropped(ctx, record(8, 8, "full, again")))
-	must(r.RecordDropped(ctx, record(13, 14, "full")))  // nothing is archived behind it
-	must(r.RecordDropped(ctx, record(11, 11, "wrong"))) // it is there
+	drop := func(g GapRecord) {
+		t.Helper()
+		_, err := r.RecordGap(ctx, g, GapDropped)
+		must(err)
+	}
+	drop(record(8, 8, "full"))
+	drop(record(8, 8, "full, again"))
+	drop(record(13, 14, "full"))  // nothing is archived behind it
+	drop(record(11, 11, "wrong")) // it is there
 	_, err = r.RecordGap(ctx, record(7, 8, "known"), GapAccepted)
 	must(err)
 	s = want("1/6-6 lost nobody; 1/7-7 lost nobody, accepted known; 1/8-8 dropped full, accepted known; 1/13-14 dropped full")
 	if after, _, err := r.GapSpan(ctx, s.Archive, s.Archive.Gaps()[2].Range); err != nil || !after.Equal(gapTime.Add(4*time.Minute+time.Second)) {
 		t.Errorf("before the last part: %s, %v", after, err)
 	}
-	if err := r.RecordDropped(ctx, record(9, 8, "")); err == nil {
+	if _, err := r.RecordGap(ctx, record(9, 8, ""), GapDropped); err == nil {
 		t.Error("a gap that ends before it begins is recorded")
 	}
 

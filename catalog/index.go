@@ -156,7 +156,7 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 			if line.Raw != nil {
 				entry.Path = string(line.Raw)
 			}
-			if err := checkEntry(entry, pack.Name, end, info.Plain, m); err != nil {
+			if err := checkEntry(entry, pack.Name, end, info.Plain); err != nil {
 				return Index{}, fmt.Errorf("%w: index line %d: %w", codec.ErrCorrupt, n, err)
 			}
 			if seen[entry.Path] {
@@ -190,9 +190,8 @@ func checkFrames(pack Pack, info PackInfo) error {
 	return nil
 }
 
-func checkEntry(e Entry, pack string, after, plain int64, m Manifest) error {
-	volume, _, _ := strings.Cut(pack, "-")
-	if err := checkPath(e.Path, volume); err != nil {
+func checkEntry(e Entry, pack string, after, plain int64) error {
+	if err := checkPath(e.Path, volumeOf(pack)); err != nil {
 		return err
 	}
 	if e.Kind != File && e.Kind != Dir || e.Kind == Dir && e.Size != 0 {

@@ -25,19 +25,7 @@ func ValidateScope(scope string) error {
 // layout makes every key of one cluster's repository.
 type layout struct{ root string }
 
-func newLayout(prefix, scope string, id postgres.SystemIdentifier) layout {
-	return layout{root: join(prefix, scope, id.String())}
-}
-
-func join(parts ...string) string {
-	var kept []string
-	for _, p := range parts {
-		if p = strings.Trim(p, "/"); p != "" {
-			kept = append(kept, p)
-		}
-	}
-	return strings.Join(kept, "/")
-}
+func newLayout(at Location) layout { return layout{root: at.Scope + "/" + at.System.String()} }
 
 func (l layout) key(parts ...string) storage.Key {
 	return storage.Key(l.root + "/" + strings.Join(parts, "/"))

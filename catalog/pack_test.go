@@ -23,7 +23,7 @@ const testID = BackupID("20261121T020000Z-nightly")
 var testTime = time.Date(2026, 11, 21, 2, 0, 0, 0, time.UTC)
 
 func testRepository(b storage.Bucket, name codec.Name) *Repository {
-	return New(b, Location{Prefix: "p", Scope: "demo", System: 42}, Options{Codec: name, PartSize: 5 << 20})
+	return New(b, Location{Scope: "demo", System: 42}, Options{Codec: name, PartSize: 5 << 20})
 }
 
 // testFile is a file of a backup; a nil content is a directory.
@@ -182,7 +182,7 @@ func TestCommitSequence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := "p/demo/42/backup/" + string(testID) + "/"
+	at := "demo/42/backup/" + string(testID) + "/"
 	run := at + string(m.Run) + "/"
 	want := []string{"put " + run + "started", "put " + run + "base-0001.tar", "list " + run,
 		"put " + run + "index", "put " + run + "backup_manifest", "put " + at + "manifest.json",

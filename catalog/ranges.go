@@ -188,18 +188,9 @@ func (a Archive) Missing() (all []Range) {
 
 // Has tells whether the archive holds a segment.
 func (a Archive) Has(s postgres.Segment) bool {
-	n := s.Number(a.SegmentSize)
-	for _, t := range a.Timelines {
-		if t.Timeline != s.Timeline {
-			continue
-		}
-		for _, r := range t.Ranges {
-			if r.First.Number(a.SegmentSize) <= n && n <= r.Last.Number(a.SegmentSize) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.Timelines, func(t TimelineWAL) bool {
+		return t.Timeline == s.Timeline && slices.ContainsFunc(t.Ranges, func(r Range) bool { return r.covers(Range{First: s, Last: s}, a.SegmentSize) })
+	})
 }
 
 // History is the branch that ends in tli; false if its history file is missing.

@@ -18,7 +18,6 @@ import (
 
 // Location says which cluster's repository is meant.
 type Location struct {
-	Prefix string // may be empty
 	Scope  string // Patroni's scope
 	System postgres.SystemIdentifier
 }
@@ -51,7 +50,7 @@ func New(bucket storage.Bucket, at Location, options Options) *Repository {
 	options.Codec = cmp.Or(options.Codec, codec.Zstd)
 	options.Level = cmp.Or(options.Level, codec.Default)
 	options.InFlight = cmp.Or(options.InFlight, 2)
-	return &Repository{bucket: bucket, keys: newLayout(at.Prefix, at.Scope, at.System), at: at, options: options}
+	return &Repository{bucket: bucket, keys: newLayout(at), at: at, options: options}
 }
 
 // Location is where the repository stands.
@@ -121,8 +120,8 @@ func (r *Repository) Create(ctx context.Context, size postgres.SegmentSize, cond
 }
 
 // Systems lists the system identifiers that have a repository under a scope.
-func Systems(ctx context.Context, bucket storage.Bucket, prefix, scope string) ([]postgres.SystemIdentifier, error) {
-	root := storage.Key(join(prefix, scope) + "/")
+func Systems(ctx context.Context, bucket storage.Bucket, scope string) ([]postgres.SystemIdentifier, error) {
+	root := storage.Key(scope + "/")
 	var found []postgres.SystemIdentifier
 	for name, err := range names(ctx, bucket, root, root) {
 		if err != nil {

@@ -20,7 +20,7 @@ import (
 const walSize = 1 << 20
 
 func walRepository(bucket storage.Bucket) *Repository {
-	return New(bucket, Location{Prefix: "p", Scope: "main", System: 77}, Options{})
+	return New(bucket, Location{Scope: "main", System: 77}, Options{})
 }
 
 func segmentFile(t *testing.T, name string) postgres.WALFile {

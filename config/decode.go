@@ -66,7 +66,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 			err = n.Decode(v.Addr().Interface())
 		}
 		if err != nil {
-			d.problem(n, path, "%s", reason(err, v.Type(), n))
+			d.problem(n, path, "%s", reason(err, v.Type()))
 			return
 		}
 		d.origins[path] = fmt.Sprintf("%s:%d", d.file, n.Line)
@@ -74,7 +74,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 }
 
 // reason words a type error without yaml's Go types, and without the value.
-func reason(err error, t reflect.Type, n *yaml.Node) string {
+func reason(err error, t reflect.Type) string {
 	if _, ok := err.(*yaml.TypeError); !ok {
 		return err.Error()
 	}

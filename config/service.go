@@ -31,9 +31,6 @@ type Schedule struct {
 	Timeout     time.Duration `yaml:"timeout"` // of one attempt
 }
 
-// FullBackup is the one type of backup.
-const FullBackup = "full"
-
 // Want is what the schedule asks of the member to back up.
 func (s Schedule) Want() cluster.SourceWant {
 	return cluster.SourceWant{Policy: s.Source, Tag: s.Tag, MaxLag: int64(s.MaxLag)}
@@ -101,7 +98,7 @@ type Daemon struct {
 }
 
 func defaultSchedule() Schedule {
-	return Schedule{Timezone: "UTC", Type: FullBackup, Source: cluster.PreferReplica, MaxLag: 256 << 20, ReplicaWait: 15 * time.Minute,
+	return Schedule{Timezone: "UTC", Type: string(catalog.Full), Source: cluster.PreferReplica, MaxLag: 256 << 20, ReplicaWait: 15 * time.Minute,
 		Attempts: 3, RetryDelay: 5 * time.Minute, Timeout: 12 * time.Hour}
 }
 
@@ -128,7 +125,7 @@ func (k *checker) schedules(all []Schedule) {
 		_, err := s.zone()
 		k.want(err == nil, at+".timezone", "%v", err)
 		k.timetable(at+".cron", s.Cron)
-		k.oneOf(at+".type", s.Type, FullBackup)
+		k.oneOf(at+".type", s.Type, string(catalog.Full))
 		k.oneOf(at+".source", string(s.Source), string(cluster.FromLeader), string(cluster.PreferReplica), string(cluster.FromReplica))
 		k.within(at+".attempts", Size(s.Attempts), 1, 100)
 	}

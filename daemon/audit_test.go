@@ -130,7 +130,7 @@ func TestAudit(t *testing.T) {
 
 		// What was dropped needs no declaring, nor WAL behind it.
 		dropped := catalog.GapRecord{First: g.First.Next(size).Next(size).Next(size), Last: g.First.Next(size).Next(size).Next(size), At: time.Now(), By: "n1", Reason: "full"}
-		if err := r.RecordDropped(t.Context(), dropped); err != nil {
+		if _, err := r.RecordGap(t.Context(), dropped, catalog.GapDropped); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * time.Minute)

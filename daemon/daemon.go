@@ -114,9 +114,10 @@ func (s *service) start(ctx context.Context) (ended <-chan struct{}) {
 		})
 	}
 	all.Go(func() { every(ctx, localEvery, surveyTimeout, nil, s.bringDropped) })
-	if l := s.listenHooks(); l != nil {
+	if s.hooks.push != nil && c.Daemon.Socket != "" {
+		l := s.listenHooks()
 		all.Go(func() {
-			s.serveHooks(ctx, l)
+			s.keepServing(ctx, l, socketRetry)
 			s.wired().end()
 		})
 	}

@@ -57,7 +57,7 @@ func (s *service) bring(ctx context.Context, state string, run []wal.Drop) error
 		last := part[len(part)-1]
 		g := catalog.GapRecord{First: part[0].WAL.Segment, Last: last.WAL.Segment, At: last.At, By: last.Member,
 			Reason: "pg_wal was nearly full and the store did not answer"}
-		if err := repository.RecordDropped(ctx, g); err != nil {
+		if _, err := repository.RecordGap(ctx, g, catalog.GapDropped); err != nil {
 			return err
 		}
 		s.event(slog.LevelWarn, "archive.recorded", "the repository knows now which WAL was given up", "first", g.First, "last", g.Last, "segments", len(part))

@@ -111,6 +111,9 @@ func (s *service) keepRound(ctx context.Context, k *keeper, now time.Time) {
 	fill := len(wanted)
 	if keeps {
 		k.settle(h)
+		if k.slot == "" { // before the store is asked: its silence takes seconds, a restartpoint none
+			s.hold(ctx, k, h, nil, a, now)
+		}
 		wanted = append(wanted, h.Branch(k.frontier.Segment.Start(h.Size))...)
 	}
 	lacks, unasked := s.lacks(ctx, k, h.System, wanted)

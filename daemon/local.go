@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,10 +138,7 @@ func (k *looker) ask(ctx context.Context, l *Local) (err error) {
 	}
 	a, err := k.session.Archiver(ctx)
 	if err == nil && a.Failing() {
-		l.FailedFile, l.FailingSince = a.LastFailed, a.ArchivedAt
-		if l.FailingSince.IsZero() {
-			l.FailingSince = a.FailedAt
-		}
+		l.FailedFile, l.FailingSince = a.LastFailed, cmp.Or(a.ArchivedAt, a.FailedAt)
 	}
 	return err
 }

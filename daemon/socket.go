@@ -25,21 +25,33 @@ const (
 	hooksAtOnce = 64
 	hookWait    = 200 * time.Millisecond // between two signs of life
 	hookLimit   = 2 * time.Second        // for a request to be read, for a line to be written
+	socketRetry = 10 * time.Second
 )
 
 // listenHooks makes the socket that pgha-wal asks at. Without it everything goes
 // on: pgha-wal runs pgha-backup.
 func (s *service) listenHooks() *net.UnixListener {
 	path := s.settings().Daemon.Socket
-	if s.hooks.push == nil || path == "" {
-		return nil
-	}
 	l, err := listenUnix(path)
 	if err != nil {
 		s.event(slog.LevelWarn, "socket.refused", "pgha-wal cannot ask this daemon and runs pgha-backup each time", "socket", path, "error", err)
 		return nil
 	}
 	return l
+}
+
+// keepServing serves hooks until ctx ends, from when on the socket can be made: its
+// directory may come later, or a former daemon may take its time to end.
+func (s *service) keepServing(ctx context.Context, l *net.UnixListener, retry time.Duration) {
+	for l == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retry):
+		}
+		l, _ = listenUnix(s.settings().Daemon.Socket)
+	}
+	s.serveHooks(ctx, l)
 }
 
 // listenUnix takes the place of a daemon that is dead, and of nothing else.

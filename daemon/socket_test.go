@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/hook"
@@ -217,8 +218,29 @@ func TestSocketIsTaken(t *testing.T) {
 		t.Fatalf("a dead daemon's socket: %s", log)
 	}
 	_ = l.Close()
-	s.config.Daemon.Socket = filepath.Join(filepath.Dir(socket), "missing", "s")
+	late := filepath.Join(filepath.Dir(socket), "missing", "s")
+	s.config.Daemon.Socket = late
 	refused("no directory")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.keepServing(ctx, nil, time.Millisecond)
+	}()
+	if err := os.Mkdir(filepath.Dir(late), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for ctx.Err() == nil {
+		if answer, err := hook.Ask(late, hook.Request{Path: s.config.Cluster.DataDir + "/pg_wal/x"}); err == nil {
+			if answer.Kind != hook.Done {
+				t.Errorf("%+v", answer)
+			}
+			break
+		}
+	}
+	cancel()
+	<-done
 }
 
 // A reload answers by the new store; what is under way keeps the old one.

@@ -68,12 +68,13 @@ func leftOut(name string) bool {
 // execution is one Execute under way.
 type execution struct {
 	Options
-	plan   Plan
-	ground Ground
-	backup *catalog.Backup
-	tree   *tree
-	total  int64
-	done   atomic.Int64
+	plan       Plan
+	ground     Ground
+	repository *catalog.Repository
+	backup     *catalog.Backup
+	tree       *tree
+	total      int64
+	done       atomic.Int64
 
 	mu      sync.Mutex
 	held    map[string][]byte
@@ -96,7 +97,7 @@ func Execute(ctx context.Context, repository *catalog.Repository, plan Plan, gro
 	if err != nil {
 		return err
 	}
-	x := &execution{Options: o, plan: plan, ground: ground, backup: backup,
+	x := &execution{Options: o, plan: plan, ground: ground, repository: repository, backup: backup,
 		held: map[string][]byte{}, written: map[string]catalog.Entry{}}
 	for _, pack := range backup.Index.Packs {
 		for _, e := range pack.Entries {

@@ -1,13 +1,17 @@
 package restore
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"golang.org/x/sync/errgroup"
 )
 
 // Facts are what the repository holds: all that a plan is made from.
@@ -79,4 +83,94 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 		}
 	}
 	return facts, nil
+}
+
+// archive is the WAL of a repository. Headers are remembered, and so are the last
+// two segments read: a planner looks at neighbours again and again. It serves one
+// planner, which asks for one thing after the other.
+type archive struct {
+	repo    *catalog.Repository
+	entries map[postgres.Segment]catalog.WALEntry
+	headers map[postgres.Segment]postgres.SegmentFacts
+	recent  [2]wholeSegment
+}
+
+type wholeSegment struct {
+	name postgres.Segment
+	data []byte
+}
+
+// headersAtOnce bounds the ranged GETs in flight.
+const headersAtOnce = 16
+
+func (a *archive) Headers(ctx context.Context, segments []postgres.Segment) ([]postgres.SegmentFacts, error) {
+	found := make([]postgres.SegmentFacts, len(segments))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(headersAtOnce)
+	for i, s := range segments {
+		known, ok := a.headers[s]
+		if ok {
+			found[i] = known
+			continue
+		}
+		group.Go(func() error {
+			object, err := a.repo.StatWALEntry(ctx, a.entries[s])
+			if err != nil {
+				return fmt.Errorf("read the header of %s: %w", s, err)
+			}
+			if object.Facts != nil {
+				found[i] = *object.Facts
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i, s := range segments {
+		a.headers[s] = found[i]
+	}
+	return found, nil
+}
+
+func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter.Seq2[postgres.Record, error] {
+	return func(yield func(postgres.Record, error) bool) {
+		var failed error
+		next := 0
+		reader := postgres.NewRecordReader(func() (s postgres.Segment, data []byte, err error) {
+			if next == len(segments) {
+				return s, nil, io.EOF
+			}
+			s, next = segments[next], next+1
+			data, failed = a.segment(ctx, s)
+			return s, data, failed
+		})
+		for {
+			record, err := reader.Next()
+			switch {
+			case failed != nil:
+				yield(record, failed)
+				return
+			case errors.Is(err, io.EOF), errors.Is(err, postgres.ErrEndOfWAL):
+				return
+			case !yield(record, err) || err != nil:
+				return
+			}
+		}
+	}
+}
+
+// segment reads a whole segment. The caller does not change it.
+func (a *archive) segment(ctx context.Context, s postgres.Segment) ([]byte, error) {
+	for _, r := range a.recent {
+		if r.name == s && r.data != nil {
+			return r.data, nil
+		}
+	}
+	var buffer bytes.Buffer
+	if _, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, &buffer); err != nil {
+		return nil, fmt.Errorf("read %s from the archive: %w", s, err)
+	}
+	a.recent[0], a.recent[1] = a.recent[1], wholeSegment{s, buffer.Bytes()}
+	return buffer.Bytes(), nil
 }

@@ -119,13 +119,16 @@ func (x *execution) memberWAL(ctx context.Context) error {
 func (x *execution) memberFile(ctx context.Context, f postgres.WALFile) error {
 	if f.Kind == postgres.WALHistory {
 		var text bytes.Buffer
-		if err := x.backup.WAL(ctx, f, &text); err != nil {
+		if _, err := x.repository.GetWAL(ctx, f, &text); err != nil {
 			return err
 		}
 		return x.tree.write("pg_wal/"+f.String(), text.Bytes())
 	}
 	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(x.backup.WAL(ctx, f, w)) }()
+	go func() {
+		_, err := x.repository.GetWAL(ctx, f, w)
+		_ = w.CloseWithError(err)
+	}()
 	defer r.Close()
 	return x.tree.fill("pg_wal/"+f.String(), 0o600, int64(x.plan.Backup.SegmentSize), r, make([]byte, 256<<10))
 }

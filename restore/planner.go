@@ -45,7 +45,7 @@ func NewPlan(ctx context.Context, facts Facts, request Request) (Plan, error) {
 			if request.Target.Timeline != 0 {
 				return found.plan(request, notes)
 			}
-			others, err := s.elsewhere(ctx, found, branches[i+1:])
+			others, err := s.elsewhere(ctx, branches[i+1:])
 			if err == nil {
 				found, err = s.simplest(ctx, found)
 			}
@@ -150,7 +150,7 @@ func (s search) simplest(ctx context.Context, found solution) (solution, error) 
 }
 
 // elsewhere tells which other branches hold the target at another place.
-func (s search) elsewhere(ctx context.Context, found solution, others []branch) (notes []string, err error) {
+func (s search) elsewhere(ctx context.Context, others []branch) (notes []string, err error) {
 	if k := s.target.Kind; k == Latest || k == Immediate {
 		return nil, nil
 	}

@@ -322,10 +322,7 @@ func (d *decision) verdict(b Backup) (Verdict, bool) {
 	}
 	var hidden time.Time // since when, by the clock that is later
 	if b.Expired != nil {
-		hidden = b.Expired.At
-		if b.Expired.Stored.After(hidden) {
-			hidden = b.Expired.Stored
-		}
+		hidden = slices.MaxFunc([]time.Time{b.Expired.At, b.Expired.Stored}, time.Time.Compare)
 	}
 	switch {
 	case b.Manifest == nil && b.Removal != nil:

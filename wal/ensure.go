@@ -77,7 +77,7 @@ func (p *Pusher) create(ctx context.Context, r *catalog.Repository, size postgre
 			}
 		}
 	}
-	others, err := catalog.Systems(ctx, p.Bucket, "", p.Scope)
+	others, err := catalog.Systems(ctx, p.Bucket, p.Scope)
 	if err != nil {
 		return catalog.Info{}, err
 	}

@@ -145,7 +145,7 @@ func (r *retrieval) try(ctx context.Context) error {
 // open finds the repository: by pg_control, else the scope must hold only one.
 func (r *retrieval) open(ctx context.Context) (*catalog.Repository, error) {
 	if r.system == 0 {
-		systems, err := catalog.Systems(ctx, r.Bucket, "", r.Scope)
+		systems, err := catalog.Systems(ctx, r.Bucket, r.Scope)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("find the repository of %s: %w", r.Scope, err)

@@ -1,6 +1,7 @@
 package patroni
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -43,15 +44,9 @@ type Options struct {
 }
 
 func (o *Options) settle() {
-	if o.Timeout == 0 {
-		o.Timeout = 5 * time.Second
-	}
-	if o.Lease == 0 {
-		o.Lease = 20 * time.Second
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
+	o.Lease = cmp.Or(o.Lease, 20*time.Second)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 }
 
 // etcd is a client that is made at its first question.
@@ -167,8 +162,5 @@ var slashes = regexp.MustCompile(`/+`)
 // basePath is the prefix of Patroni's keys as Patroni itself makes it: "service",
 // "/service/" and "//service" are one namespace.
 func basePath(namespace, scope string) string {
-	if namespace == "" {
-		namespace = "service"
-	}
-	return slashes.ReplaceAllString("/"+namespace+"/"+scope, "/")
+	return slashes.ReplaceAllString("/"+cmp.Or(namespace, "service")+"/"+scope, "/")
 }

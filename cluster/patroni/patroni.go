@@ -136,7 +136,8 @@ func (o *Observer) look(ctx context.Context, confirmed *term) (cluster.Topology,
 	if err != nil || t.Leader == "" || confirmed != nil && t.Term > 0 && *confirmed == now {
 		return t, err
 	}
-	if err := o.confirm(ctx, t); err != nil {
+	leader, _ := t.Member(t.Leader)
+	if err := o.leads(ctx, t, leader); err != nil {
 		t.Leader = ""
 		return t, &UnconfirmedError{now.leader, err}
 	}

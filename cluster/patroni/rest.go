@@ -20,13 +20,8 @@ import (
 // maxAnswer bounds what is read of one answer, in bytes.
 const maxAnswer = 1 << 20
 
-// confirm asks the leader itself: it answers 200 only while it holds the lock, by
+// leads asks a member itself: a leader answers 200 only while it holds the lock, by
 // its own clock.
-func (o *Observer) confirm(ctx context.Context, t cluster.Topology) error {
-	leader, _ := t.Member(t.Leader)
-	return o.leads(ctx, t, leader)
-}
-
 func (o *Observer) leads(ctx context.Context, t cluster.Topology, m cluster.Member) error {
 	question := "/primary"
 	if t.StandbyCluster {

@@ -126,6 +126,13 @@ func (a *app) options() catalog.Options {
 	return catalog.Options{Codec: name, Level: level, Author: a.config.Cluster.Member, PartSize: int(a.config.Backup.PartSize)}
 }
 
+// warn logs each of several warnings.
+func (a *app) warn(all []string) {
+	for _, text := range all {
+		a.log.Warn(text)
+	}
+}
+
 // print shows a document as JSON where that is asked for, else as text does.
 func (a *app) print(document any, text func() error) error {
 	if a.format != "json" {

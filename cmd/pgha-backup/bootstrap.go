@@ -92,15 +92,7 @@ func (a *app) bootstrap(ctx context.Context, target targetFlags, f bootstrapFlag
 	if err != nil {
 		return err
 	}
-	repository, err := source.chosen(ctx, f.system)
-	if err != nil {
-		return err
-	}
-	facts, err := restore.Gather(ctx, repository)
-	if err != nil {
-		return err
-	}
-	plan, err := restore.NewPlan(ctx, facts, request)
+	repository, plan, err := source.planned(ctx, f.system, request)
 	if err != nil {
 		return err
 	}
@@ -110,9 +102,7 @@ func (a *app) bootstrap(ctx context.Context, target targetFlags, f bootstrapFlag
 	}
 	a.log.Info("bootstrap", "from", plan.Backup.Scope, "target", plan.Target.String(), "backup", plan.Backup.ID,
 		"timeline", uint32(plan.Timeline), "stops", plan.Stop.What)
-	for _, note := range plan.Notes {
-		a.log.Warn(note)
-	}
+	a.warn(plan.Notes)
 	stage, err := restore.OpenStage(ctx, f.dataDir, a.log)
 	if err != nil {
 		return err

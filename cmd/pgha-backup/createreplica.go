@@ -89,9 +89,7 @@ func (a *app) replica(ctx context.Context, f replicaFlags) error {
 		return err
 	}
 	a.log.Info("create-replica", "backup", plan.Backup.ID, "timeline", uint32(plan.Timeline), "datadir", f.dataDir, "ground", ground.State)
-	for _, note := range plan.Notes {
-		a.log.Warn(note)
-	}
+	a.warn(plan.Notes)
 	defer repository.HoldForRestore(ctx, plan.Backup.ID, a.whoami(), a.log)()
 	began := time.Now()
 	if err := restore.Execute(ctx, repository, plan, ground, restore.Options{Member: true, BinDir: bin, Now: a.now(), Log: a.log}); err != nil {

@@ -75,15 +75,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	if err != nil {
 		return err
 	}
-	repository, err := a.chosen(ctx, f.system)
-	if err != nil {
-		return err
-	}
-	facts, err := restore.Gather(ctx, repository)
-	if err != nil {
-		return err
-	}
-	plan, err := restore.NewPlan(ctx, facts, request)
+	repository, plan, err := a.planned(ctx, f.system, request)
 	if err != nil {
 		return err
 	}
@@ -166,13 +158,25 @@ func (f restoreFlags) request(target targetFlags, now time.Time) (restore.Reques
 	return r, nil
 }
 
+// planned decides from what the repository of a system holds how to do what is asked for.
+func (a *app) planned(ctx context.Context, system string, request restore.Request) (*catalog.Repository, restore.Plan, error) {
+	repository, err := a.chosen(ctx, system)
+	if err != nil {
+		return nil, restore.Plan{}, err
+	}
+	facts, err := restore.Gather(ctx, repository)
+	if err != nil {
+		return nil, restore.Plan{}, err
+	}
+	plan, err := restore.NewPlan(ctx, facts, request)
+	return repository, plan, err
+}
+
 // announce says beforehand what a person should know.
 func (a *app) announce(plan restore.Plan, f restoreFlags) {
 	log := a.log
 	log.Info("restore", "target", plan.Target.String(), "backup", plan.Backup.ID, "timeline", uint32(plan.Timeline), "stops", plan.Stop.What)
-	for _, note := range plan.Notes {
-		log.Warn(note)
-	}
+	a.warn(plan.Notes)
 	if f.archiveMode == "off" {
 		log.Warn("the copy will NOT archive, nor take part in logical replication: archive_mode = off and max_logical_replication_workers = 0 are set in its " +
 			"postgresql.auto.conf, so that it cannot write into the archive of " + plan.Backup.Scope +

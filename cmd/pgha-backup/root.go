@@ -82,9 +82,7 @@ func (a *app) admit(cmd *cobra.Command) error {
 	if strings.HasPrefix(words[1], "archive-") || cmd.Name() == prePromote {
 		return err // PostgreSQL runs these all day long: its log is no place for warnings that wait
 	}
-	for _, warning := range a.config.Warnings {
-		a.log.Warn(warning)
-	}
+	a.warn(a.config.Warnings)
 	return err
 }
 

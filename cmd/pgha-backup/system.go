@@ -44,7 +44,7 @@ func (a *app) onlySystem(ctx context.Context) (postgres.SystemIdentifier, error)
 	if err != nil {
 		return 0, err
 	}
-	found, err := catalog.Systems(ctx, bucket, "", c.Cluster.Scope)
+	found, err := catalog.Systems(ctx, bucket, c.Cluster.Scope)
 	if err != nil {
 		return 0, fmt.Errorf("look for repositories of %s: %w", c.Cluster.Scope, err)
 	}

@@ -23,7 +23,7 @@ const module = "github.com/pgha-backup/pgha-backup"
 const (
 	maxFile    = 500
 	maxPackage = 3_500
-	maxTotal   = 25_700
+	maxTotal   = 25_500
 )
 
 // floors gives every package its floor. A package imports only lower floors. A

@@ -46,9 +46,7 @@ type Bucket struct {
 func New(b storage.Bucket, o Options) *Bucket {
 	o.GiveUp = cmp.Or(o.GiveUp, 60*time.Second)
 	o.Base = cmp.Or(o.Base, 100*time.Millisecond)
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	return &Bucket{b, o}
 }
 

@@ -28,7 +28,6 @@ func (b *bench) measureArchive() {
 	b.locked(func() { b.makeFeed(b.segments) })
 	b.describeArchive()
 	file, near, far := b.places()
-	pushes := walColumns(len(b.names), true)
 	for _, w := range []struct {
 		name string
 		at   *place
@@ -36,15 +35,11 @@ func (b *bench) measureArchive() {
 		if !b.wants(w.name) {
 			continue
 		}
-		before := 0
-		all := b.archivers(w.at)
+		columns := walColumns(len(b.names), true)
 		if w.at.proxy != nil {
-			before = w.at.proxy.Count("", "")
+			columns = append(columns, column{title: "requests/segment", format: "%.2f", figure: func(s sample) float64 { return float64(s.requests) / float64(len(b.names)) }})
 		}
-		table(os.Stdout, "WAL push, "+w.at.name, interleaved(b, w.name, all, func(a *archiver) sample { return b.pushAhead(a, 0) }), pushes)
-		if w.at.proxy != nil {
-			fmt.Printf("\n%d requests for %d segments, all programs together\n", w.at.proxy.Count("", "")-before, len(all)*b.runs*len(b.names))
-		}
+		table(os.Stdout, "WAL push, "+w.at.name, interleaved(b, w.name, b.archivers(w.at), func(a *archiver) sample { return b.pushAhead(a, 0) }), columns)
 	}
 	if b.wants("fetch", "replay") {
 		all := b.archivers(near)
@@ -69,9 +64,9 @@ func (b *bench) measureArchive() {
 		for _, q := range []float64{0.5, 0.9, 0.99, 1} {
 			columns = append(columns, column{title: fmt.Sprintf("p%g ms", 100*q), format: "%.1f", figure: func(s sample) float64 { return quantile(s.each, q) }})
 		}
-		table(os.Stdout, "One call of archive_command, ten a second", interleaved(b, "hook", all, func(a *archiver) sample {
+		table(os.Stdout, "One call of archive_command, four a second", interleaved(b, "hook", all, func(a *archiver) sample {
 			nothing.scratch = b.run.Mkdir(lab.User1, 0o700, "nothing")
-			return b.pushAhead(a, 100*time.Millisecond)
+			return b.pushAhead(a, 250*time.Millisecond)
 		}), columns)
 	}
 	if b.wants("commit") {

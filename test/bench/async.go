@@ -36,6 +36,7 @@ type archiver struct {
 	daemon  func(dataDir string) []string // may be nil
 	socket  string
 	scratch string // emptied before each run
+	at      *place
 }
 
 func (b *bench) places() (file, near, far *place) {
@@ -87,7 +88,7 @@ func (b *bench) oursAhead(codec string, class class, p *place) *archiver {
 			p.addr, name, p.s3.Region, p.s3.AccessKey, p.s3.SecretKey, p.ca)
 	}
 	a := &archiver{contender: &contender{name: "pgha-wal " + strings.ReplaceAll(codec, ", level:", ""), class: class, wal: []string{root + "/bench/*/wal/*"}},
-		socket: b.run.Path(name, "state", "socket"), scratch: scratch}
+		socket: b.run.Path(name, "state", "socket"), scratch: scratch, at: p}
 	configured := func(dataDir string) string {
 		return b.run.WriteFile(lab.User1, 0o600, fmt.Sprintf(`cluster: {scope: bench, member: one, data_dir: %s, bin_dir: %s, state_dir: %s, dsn: "host=%s"}
 repositories: [{name: main, codec: %s, %s}]
@@ -126,7 +127,7 @@ spool-path=%[4]s/spool
 [main]
 `, where, codec, level, scratch), name, "pgbackrest.conf")
 	a := &archiver{contender: &contender{name: fmt.Sprintf("pgBackRest async %s %d", codec, level), class: class, peer: true,
-		wal: []string{root + "/archive/main/*-1/*"}}, scratch: scratch}
+		wal: []string{root + "/archive/main/*-1/*"}}, scratch: scratch, at: p}
 	a.command = func(dataDir string) []string {
 		return []string{b.peer, "--config=" + config, "--stanza=main", "--pg1-path=" + dataDir}
 	}
@@ -188,14 +189,24 @@ func (b *bench) looped(l loop) (s sample) {
 	return sample{wall: cost.Wall, cpu: cost.CPU, rss: cost.RSS, each: cost.Each}
 }
 
+// requests is how many the store has had so far, where somebody counts them.
+func (a *archiver) requests() int {
+	if a.at == nil || a.at.proxy == nil {
+		return 0
+	}
+	return a.at.proxy.Count("", "")
+}
+
 // pushAhead archives the feed into an archive without WAL.
 func (b *bench) pushAhead(a *archiver, pace time.Duration) sample {
 	b.Helper()
 	b.clear(a.wal...)
 	b.ready()
 	end := b.start(a, b.feed)
+	asked := a.requests()
 	s := b.looped(loop{Dir: b.feed, Command: append(a.command(b.feed), "archive-push"), Names: b.names, Push: filepath.Join(b.feed, "pg_wal"), Pace: pace})
 	cpu, rss := end()
+	s.requests = a.requests() - asked
 	s.cpu, s.rss, s.stored = s.cpu+cpu, max(s.rss, rss), b.size(b.glob(a.wal...)...)
 	return s
 }

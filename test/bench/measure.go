@@ -23,6 +23,8 @@ type sample struct {
 	rss    int64         // bytes: the largest of its processes
 	stored int64         // bytes it left in the repository
 	each   []time.Duration
+
+	requests int // that the store had
 }
 
 // add counts another process of the same run.

@@ -8,7 +8,7 @@ fi
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
-packages lz4 time openssl pgbackrest patchelf zstd
+packages lz4 time pgbackrest patchelf zstd
 
 # The latest pgBackRest is in sid. It goes into a prefix of its own, with its libraries.
 prefix=$cache/pgbackrest

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/test/lab"
 )
@@ -100,8 +101,9 @@ func oneRound(t *testing.T, round int, seed uint64) {
 	t.Logf("seed %d", seed)
 	timelines := []postgres.TimelineID{1}
 	hand := shuffled(seed-uint64(round), round)
+	var blown catalog.BackupID // that met a blow last
 	for i := range *blows {
-		o.Blows = append(o.Blows, d.blow(random, hand[i%len(hand)]))
+		o.Blows = append(o.Blows, d.blow(random, hand[i%len(hand)], &blown))
 		t.Log(o.Blows[len(o.Blows)-1])
 		timelines = append(timelines, timelines[len(timelines)-1]+1)
 	}
@@ -159,10 +161,10 @@ func shuffled(seed uint64, round int) []card {
 
 // blow waits for a phase of a backup, then exchanges the leader in one way and says
 // what was done. In the end everything runs again.
-func (d *daemons) blow(random *rand.Rand, c card) string {
+func (d *daemons) blow(random *rand.Rand, c card, blown *catalog.BackupID) string {
 	d.Helper()
 	phase := c.phase
-	busy, met := d.meet(phase)
+	busy, met := d.meet(phase, blown)
 	time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 	leader := d.cluster.Leader()
 	said := fmt.Sprintf("during %q (met: %q of %s), ", phase, met, busy)
@@ -214,16 +216,16 @@ func (d *daemons) blow(random *rand.Rand, c card) string {
 // meet waits, for a schedule's period and a bit, until some daemon is in a phase of a
 // backup that no blow has met yet: each can be tried again in what is left of its
 // time. It returns the member and the phase that it was in last.
-func (d *daemons) meet(phase string) (member, met string) {
+func (d *daemons) meet(phase string, blown *catalog.BackupID) (member, met string) {
 	member = d.cluster.Members[0].Name
 	for limit := time.Now().Add(80 * time.Second); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
 		for _, m := range d.cluster.Members {
 			s, err := d.status(m)
-			if err != nil || len(s.Running) == 0 || s.Running[0].Backup == d.blown {
+			if err != nil || len(s.Running) == 0 || s.Running[0].Backup == *blown {
 				continue
 			}
 			if member, met = m.Name, s.Running[0].Phase; phase == "" || met == phase {
-				d.blown = s.Running[0].Backup
+				*blown = s.Running[0].Backup
 				return member, met
 			}
 		}

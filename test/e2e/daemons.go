@@ -31,7 +31,6 @@ type daemons struct {
 	*world
 	period  time.Duration
 	running map[string]*lab.Process
-	blown   catalog.BackupID // under which a campaign last exchanged the leader
 }
 
 func (w *world) daemons(period time.Duration) *daemons {

@@ -110,7 +110,7 @@ func (f *failedOver) settled() {
 		f.lost, f.about = f.lacks(), 0
 		for _, s := range f.lost {
 			for _, m := range f.survivors() {
-				if !exists(m, s) {
+				if !f.holds(m, s) {
 					continue
 				}
 				f.about++
@@ -121,6 +121,25 @@ func (f *failedOver) settled() {
 		}
 		return nil
 	})
+}
+
+// holds tells whether a member has a segment as a whole, not just a file of that name.
+func (f *failedOver) holds(m *lab.Member, segment string) (whole bool) {
+	f.Helper()
+	if exists(m, segment) {
+		m.QueryRow(`select case when pg_is_in_recovery() then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+			else pg_current_wal_flush_lsn() end - '`+end(segment).String()+`' >= 0`, &whole)
+	}
+	return whole
+}
+
+// end is where a segment of that name ends.
+func end(segment string) postgres.LSN {
+	file, err := postgres.ParseWALFile(segment)
+	if err != nil || file.Kind != postgres.WALSegment {
+		return 0
+	}
+	return file.Segment.End(postgres.DefaultSegmentSize)
 }
 
 func (f *failedOver) survivors() (alive []*lab.Member) {

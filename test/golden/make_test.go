@@ -82,7 +82,7 @@ func TestMake(t *testing.T) {
 	})
 	pg.Stop("fast")
 
-	systems, err := catalog.Systems(t.Context(), file.New(w.dir), "", scope)
+	systems, err := catalog.Systems(t.Context(), file.New(w.dir), scope)
 	if err != nil || len(systems) != 1 {
 		t.Fatalf("systems %v: %v", systems, err)
 	}
