@@ -289,7 +289,12 @@ func TestAheadMemory(t *testing.T) {
 		dir, names := readied(t)
 		var a *Ahead
 		var mu sync.Mutex
-		pushing, most := int64(0), int64(0)
+		pushing, most, stored := int64(0), int64(0), 0
+		met := func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return stored == 0 || most > 1 // nothing is pushed ahead of the first
+		}
 		a = aheadOf(t, around{mem.New(), func(put func() error) error {
 			mu.Lock()
 			pushing++
@@ -301,9 +306,12 @@ func TestAheadMemory(t *testing.T) {
 			if lent > 2 && lent*one > c.limit {
 				t.Errorf("%d buffers are lent, of %d bytes, and %d is the limit", lent, one, c.limit)
 			}
-			time.Sleep(20 * time.Millisecond)
+			for began := time.Now(); c.most > 1 && !met() && time.Since(began) < 20*time.Second; {
+				time.Sleep(time.Millisecond) // another has room beside this one
+			}
 			mu.Lock()
 			pushing--
+			stored++
 			mu.Unlock()
 			return put()
 		}}, dir, 4)
