@@ -91,7 +91,24 @@ type Gap struct {
 	Accepted *GapRecord // a person knows of it
 }
 
-// Gaps are all that is missing, cut where a record begins or ends.
+// arriving is how long a segment may come after one behind it: a leader's daemon pushes
+// several at once. It is less than anybody waits before he fills a hole.
+const arriving = 20 * time.Second
+
+// arrives tells that the segment right behind a hole has just come, so that the hole
+// itself may be on its way.
+func (a Archive) arrives(hole Range) bool {
+	for _, t := range a.Timelines {
+		for i, r := range t.Ranges {
+			if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) {
+				return !a.listed.IsZero() && a.listed.Sub(t.begun[i]).Abs() < arriving
+			}
+		}
+	}
+	return false
+}
+
+// Gaps are all that is missing and not just on its way, cut where a record begins or ends.
 func (a Archive) Gaps() (all []Gap) {
 	for _, hole := range a.Missing() {
 		begin, end := hole.First.Number(a.SegmentSize), hole.Last.Number(a.SegmentSize)+1
@@ -113,6 +130,9 @@ func (a Archive) Gaps() (all []Gap) {
 				case g.Record == nil || k.state == GapDropped:
 					g.State, g.Record = k.state, k
 				}
+			}
+			if g.Record == nil && g.Accepted == nil && a.arrives(hole) {
+				continue
 			}
 			all = append(all, g)
 		}

@@ -34,6 +34,7 @@ type TimelineWAL struct {
 	// Archived is when the store got the last segment.
 	Archived time.Time `json:"archived,omitzero"`
 	last     WALEntry
+	begun    []time.Time // when the store got the first segment of each range
 }
 
 // Archive is the whole WAL archive by names: who has which segments, what is missing.
@@ -46,6 +47,7 @@ type Archive struct {
 	histories  map[postgres.TimelineID]postgres.TimelineHistory
 	expired    []Range     // holes that expiry made
 	known      []GapRecord // of the others
+	listed     time.Time
 }
 
 // Archive lists the whole archive: storage.ErrNotExist if there is none yet.
@@ -80,7 +82,7 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 		return Archive{}, err
 	}
 	a := newArchive(info.SegmentSize, listed, histories)
-	a.Unreadable = broken
+	a.Unreadable, a.listed = broken, time.Now()
 	a.forgive(expired)
 	a.know(known)
 	return a, nil
@@ -113,6 +115,7 @@ func (t *TimelineWAL) add(e WALEntry, size postgres.SegmentSize) {
 	}
 	t.Ranges = append(t.Ranges, Range{First: s, Last: s, Segments: 1, Size: e.Size})
 	t.last, t.Archived = e, e.Archived
+	t.begun = append(t.begun, e.Archived)
 }
 
 // gap is the segments with numbers from begin to before end, if there are any.

@@ -125,6 +125,9 @@ func (s *service) lookAtHost(ctx context.Context, k *looker) {
 	before := s.local
 	s.local = l
 	s.mu.Unlock()
+	if before.System == 0 && l.System != 0 {
+		s.surveyAgain() // which repository is meant is known now, also without etcd
+	}
 	if was, is := !before.FailingSince.IsZero(), !l.FailingSince.IsZero(); is && !was {
 		s.event(slog.LevelError, "archiver.failing", "archive_command fails", "file", l.FailedFile, "since", l.FailingSince, "backlog", l.Backlog)
 	} else if was && !is {

@@ -16,6 +16,7 @@ func TestGapsListAndAccept(t *testing.T) {
 	h.write("config.yaml", fmt.Sprintf("cluster: {scope: main, member: pg1, state_dir: %s/state}\nrepositories: [{name: nas, type: file, file: {path: %s}}]\n", h.dir, h.repository))
 	h.stock()
 	h.archive(1, 11, 11) // behind the fork: of the branch that was left
+	h.settle()
 	at := func(n uint64) postgres.Segment { return postgres.SegmentAt(1, postgres.LSN(n*uint64(size)), size) }
 	want := func(code int, errText, text string, args ...string) string {
 		t.Helper()

@@ -30,6 +30,16 @@ type object struct {
 // New returns an empty bucket.
 func New() *Bucket { return &Bucket{objects: map[storage.Key]object{}} }
 
+// Age makes everything in the bucket older.
+func (b *Bucket) Age(by time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, o := range b.objects {
+		o.modified = o.modified.Add(-by)
+		b.objects[key] = o
+	}
+}
+
 // with runs f under the lock, after the checks common to all operations.
 func (b *Bucket) with(ctx context.Context, op string, key storage.Key, f func() error) error {
 	err := ctx.Err()
