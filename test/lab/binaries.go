@@ -2,10 +2,10 @@ package lab
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 )
 
 // Root is the top of the source tree.
@@ -38,6 +38,8 @@ func (r *Run) Build(name string) string {
 		r.t.Fatalf("lab: %v", err)
 	}
 	out := filepath.Join(root, ".cache", "lab", name)
+	building.Lock() // none is copied while it is written for a test beside
+	defer building.Unlock()
 	cmd := exec.Command("go", "build", "-trimpath", "-o", out, "./cmd/"+name)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -46,6 +48,8 @@ func (r *Run) Build(name string) string {
 	}
 	return r.bring(out)
 }
+
+var building sync.Mutex
 
 // cache is where `make deps` keeps what no package of the host provides.
 func cache() string {
@@ -82,27 +86,11 @@ func (r *Run) bring(from string) string {
 	if err := os.MkdirAll(r.Path("bin"), 0o755); err != nil {
 		r.t.Fatalf("lab: %v", err)
 	}
-	if err := copyProgram(from, to); err != nil {
-		r.t.Fatalf("lab: bring %s: %v", from, err)
+	// By another process: a program that this one has open for writing, at a moment when a test beside forks, is busy.
+	if b, err := exec.Command("install", "-m", "755", from, to).CombinedOutput(); err != nil {
+		r.t.Fatalf("lab: bring %s: %v\n%s", from, err, b)
 	}
 	return to
-}
-
-func copyProgram(from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	if _, err = io.Copy(out, in); err != nil {
-		_ = out.Close()
-		return err
-	}
-	return out.Close()
 }
 
 // BinDir is the directory of PostgreSQL's programs of a major version: the host's
