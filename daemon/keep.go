@@ -194,6 +194,12 @@ func (k *keeper) settle(h wal.Holdings) {
 // advance moves the frontier by what the archive has got. gone is what it lacks of the
 // branch and nobody can bring it from here.
 func (k *keeper) advance(h wal.Holdings, lacks map[postgres.WALFile]bool, now time.Time) (gone []postgres.Segment) {
+	if h.State == wal.ServerFollows && h.Left(h.Timeline) < h.Reached {
+		// A server that follows without streaming names the timeline of its last restartpoint,
+		// which it may have left: whose the segments behind the fork are is not known now.
+		k.shown.Frontier = k.frontier.Segment
+		return nil
+	}
 	missing := func(f postgres.WALFile) bool { return lacks[f] }
 	at, gone := h.Frontier(k.frontier.Segment.Start(h.Size), missing)
 	if len(gone) > 0 {

@@ -188,6 +188,16 @@ func TestAdvanceOverALoss(t *testing.T) {
 	if gone = k.advance(h, lacks, time.Unix(10, 0)); len(gone) != 0 || k.frontier.Segment.Seg != 5 {
 		t.Errorf("again: gone %v, frontier %+v", gone, k.frontier)
 	}
+	// One that followed a fork and does not stream now names the timeline before it: what it
+	// lacks of that behind the fork was never its to keep.
+	h.Histories = map[postgres.TimelineID]postgres.TimelineHistory{2: {Timeline: 2, Entries: []postgres.HistoryEntry{{Parent: 1, Switch: at(6)}}}}
+	lacks[postgres.WALFile{Kind: postgres.WALSegment, Segment: postgres.Segment{Timeline: 1, Seg: 5}}] = false
+	for n := range h.Files {
+		h.Files[n] = false
+	}
+	if gone = k.advance(h, lacks, time.Unix(11, 0)); len(gone) != 0 || k.frontier.Segment.Seg != 5 {
+		t.Errorf("behind a fork: gone %v, frontier %+v", gone, k.frontier)
+	}
 }
 
 func TestKeepIsShown(t *testing.T) {
