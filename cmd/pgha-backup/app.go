@@ -77,12 +77,16 @@ func (a *app) store() (storage.Bucket, error) {
 func (a *app) bucketNamed(bucket string) (storage.Bucket, error) {
 	r := a.config.Repository()
 	styles := map[string]s3.Style{"auto": s3.Auto, "path": s3.Path, "virtual": s3.VirtualHost}
-	return s3.New(s3.Options{
+	driver, err := s3.New(s3.Options{
 		Endpoint: r.S3.Endpoint, Bucket: bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
 		Style: styles[r.S3.PathStyle], CAFile: r.S3.CAFile,
 		AccessKey: r.S3.AccessKey.Reveal(), SecretKey: r.S3.SecretKey.Reveal(), SessionToken: r.S3.SessionToken.Reveal(),
 		CredentialsFile: r.S3.CredentialsFile, Profile: r.S3.Profile,
 	})
+	if err != nil {
+		return nil, fail(exitConfig, "pgha-backup config show: what is in force, and where it comes from", "%w", err)
+	}
+	return driver, nil
 }
 
 // bucket is the store with retries and, where configured, emulated create-once.

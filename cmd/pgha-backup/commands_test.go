@@ -177,6 +177,7 @@ func TestComplaints(t *testing.T) {
 	h.write("no-repository.yaml", "cluster: {scope: main}\n")
 	h.write("unknown.yaml", "cluster: {scope: main}\narchive:\n  spol: /x\nrepositories: [{name: nas, type: file, file: {path: "+h.repository+"}}]\n")
 	h.write("no-directory.yaml", "cluster: {scope: main}\nrepositories: [{name: nas, type: file, file: {path: "+h.dir+"/absent}}]\n")
+	h.write("no-ca.yaml", "cluster: {scope: main}\nrepositories: [{name: s3, type: s3, s3: {endpoint: 'https://s3.example.com', bucket: b, ca_file: /absent.pem}}]\n")
 	const advice = "add a repository, for example:\n  repositories:\n    - name: main\n      type: s3\n      s3:\n" +
 		"        endpoint: https://s3.example.com\n        bucket: pg-backups\n        access_key: ...\n        secret_key: ...\n"
 	for _, c := range []struct {
@@ -191,6 +192,8 @@ func TestComplaints(t *testing.T) {
 			"fill_after, full_below, get_batch, get_recovery_timeout, get_rewind_timeout, get_standby_timeout, keep_on_standby, lost_after, on_full, push_ahead, push_timeout, spool\n"},
 		{"list --config DIR/no-directory.yaml", 3, "error: look for repositories of main: list main/: bucket does not exist: DIR/absent\n" +
 			"hint: create the directory DIR/absent or mount its filesystem\n"},
+		{"list --config DIR/no-ca.yaml", 3, "error: s3: certificate authorities: open /absent.pem: no such file or directory\n" +
+			"hint: pgha-backup config show: what is in force, and where it comes from\n"},
 		{"list", 6, "error: repository nas holds nothing of cluster main\n" +
 			"hint: make the cluster archive here with pgha-backup patroni setup --apply, or check cluster.scope and the repository's prefix\n"},
 		{"list --system-id 7301234567890123456", 6, "error: repository nas holds nothing of cluster main, system identifier 7301234567890123456\n" +
