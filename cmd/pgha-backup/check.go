@@ -288,9 +288,9 @@ func judgeServer(k *checklist, f server.Facts, archiver server.Archiver) {
 	case f.ArchiveLibrary != "":
 		k.say("archive_command", wrong, "set archive_library to ''", "archive_library %s is used instead", f.ArchiveLibrary)
 	case f.ArchiveCommand == "":
-		k.say("archive_command", wrong, "set it to 'pgha-backup archive-push %p'", "empty: WAL piles up and is not archived")
+		k.say("archive_command", wrong, "pgha-backup patroni setup says what it must be, --apply sets it", "empty: WAL piles up and is not archived")
 	case !strings.Contains(f.ArchiveCommand, "archive-push"):
-		k.say("archive_command", wrong, "set it to 'pgha-backup archive-push %p'", "it is not ours: %s", f.ArchiveCommand)
+		k.say("archive_command", wrong, "pgha-backup patroni setup says what it must be, --apply sets it", "it is not ours: %s", f.ArchiveCommand)
 	default:
 		k.good("archive_command", "%s", f.ArchiveCommand)
 	}
