@@ -20,7 +20,8 @@ func newWALConflictsCommand(a *app) *cobra.Command {
 
 func newConflictsListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List them, who wrote what, and what was decided", Args: exactly(),
-		Long: "Exits 10 while one of them is undecided."}
+		Long: "Lists the WAL files of which two contents are kept, who wrote them, and what was decided. Exits 10 while one of\n" +
+			"them is undecided."}
 	return a.conflicting(cmd, func(_ context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
 		err := a.printConflicts(repository, found)
 		if err == nil && slices.ContainsFunc(found, func(c catalog.Conflict) bool { return c.Resolution == nil }) {
@@ -32,7 +33,7 @@ func newConflictsListCommand(a *app) *cobra.Command {
 
 func newConflictsShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "show <file>", Short: "Show one of them, and where its contents part", Args: exactly("<file>"),
-		Long: "Reads the contents whole, to find where each parts from the first of them."}
+		Long: "Shows the contents of one file. Reads them whole, to find where each parts from the first of them."}
 	return a.conflicting(cmd, func(ctx context.Context, repository *catalog.Repository, found []catalog.Conflict) error {
 		if err := repository.Compare(ctx, found[0]); err != nil {
 			return err
@@ -81,8 +82,9 @@ func newConflictsResolveCommand(a *app) *cobra.Command {
 	var keep, reason string
 	var yes bool
 	cmd := &cobra.Command{Use: "resolve <file>", Short: "Say which content counts, once and for all", Args: exactly("<file>"),
-		Long: "Deletes nothing: every reader follows the decision from then on, and the server that wrote that content goes on\n" +
-			"archiving. It cannot be taken back. Of a .history file only the stored content can be chosen."}
+		Long: "Says which content of a file counts. Deletes nothing: every reader follows the decision from then on, and the\n" +
+			"server that wrote that content goes on archiving. It cannot be taken back. Of a .history file only the stored content\n" +
+			"can be chosen."}
 	cmd.Flags().StringVar(&keep, "keep", "", "stored, or the beginning of a content's sha256 (required)")
 	cmd.Flags().StringVar(&reason, "reason", "", "why (required); show tells it")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")

@@ -18,6 +18,8 @@ func newDaemonCommand(a *app) *cobra.Command {
 		Long: "Runs on every database node, or alone on a backup host (where cluster.data_dir is not given), until SIGTERM.\n" +
 			"Each scheduled time gives one backup in the whole cluster, whoever leads; where a member has no daemon, one on a backup\n" +
 			"host copies it over the replication protocol. Without etcd the daemon agrees with nobody: run one only.\n\n" +
+			"Beside a server it answers pgha-wal at daemon.socket, keeps the WAL of a standby until it is archived (archive.keep_on_standby)\n" +
+			"and stores what the archive lacks and this member has (archive.fill_after).\n\n" +
 			"SIGHUP reads the configuration again; one with errors is refused and the old one stays. What is in cluster, patroni, daemon\n" +
 			"and log takes a restart. daemon.listen (127.0.0.1:8018) serves /metrics, /health/live, /health/ready and /status.\n" +
 			"Archiving needs no daemon: archive-push and archive-get go on while it is down.",

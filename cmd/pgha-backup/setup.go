@@ -25,14 +25,15 @@ func newSetupCommand(a *app) *cobra.Command {
 		Long: "Prints the part of Patroni's dynamic configuration that concerns pgha-backup. --apply merges it through the REST API\n" +
 			"of the leader and says which members wait for a restart. The configuration file, the programs and the daemon's socket\n" +
 			"must lie at the same paths on every member, because every member runs the same commands. WAL goes through pgha-wal and\n" +
-			"the daemon where pgha-wal is installed beside this program.\n\n" +
+			"the daemon where pgha-wal is installed beside this program: install both everywhere before. patroni pre-promote becomes\n" +
+			"pre_promote: it queues again what a former leader did not archive.\n\n" +
 			"It does not set no_leader for the method pgha_backup: with it, members without data would come back from the\n" +
 			"repository, without what was not archived, also when nobody leads.",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.setup(cmd.Context(), program, apply, yes) },
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "merge it into Patroni's dynamic configuration")
-	cmd.Flags().BoolVar(&yes, "yes", false, "with --apply: replace the archive_command or restore_command of another tool")
+	cmd.Flags().BoolVar(&yes, "yes", false, "with --apply: replace the archive_command, restore_command or pre_promote of another tool")
 	cmd.Flags().StringVar(&program, "program", "", "how every member calls this program; default: this one with this configuration")
 	return cmd
 }

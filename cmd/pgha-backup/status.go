@@ -45,7 +45,8 @@ func newStatusCommand(a *app) *cobra.Command {
 		Use: "status", Short: "Say whether the cluster can be restored, to when, and what is wrong", Args: exactly(),
 		Long: "Reads the repository, and asks Patroni and the server on this host, if there is one.\n" +
 			"Exits 10 when anything is wrong that needs a person: a gap in the WAL archive, no whole backup, a conflict,\n" +
-			"emulated create-once writes, no leader, an archiver that fails or stalls, pg_wal that is full soon.\n" +
+			"emulated create-once writes, no leader, an archiver that fails or stalls, pg_wal that is full soon,\n" +
+			"a standby that may recycle WAL which is not archived.\n" +
 			"The daemon on this host is asked for what only it knows: the next backup, what runs, how fast pg_wal grows.",
 	}, a.status)
 }

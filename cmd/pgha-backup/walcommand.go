@@ -31,7 +31,8 @@ type gapDocument struct {
 
 func newWALGapsCommand(a *app) *cobra.Command {
 	cmd := a.surveying(&cobra.Command{Use: "gaps [list]", Short: "List what the archive lacks, with the times that cannot be restored to",
-		Long: "A gap is late while a member may still bring its segments, lost when none will, dropped when PostgreSQL was told to\n" +
+		Long: "Lists what the archive lacks, with the times that cannot be restored to.\n\n" +
+			"A gap is late while a member may still bring its segments, lost when none will, dropped when PostgreSQL was told to\n" +
 			"go on without them (archive.on_full), and accepted when a person knows of it. Exits 10 when there is one that is not.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && args[0] == "list" {
@@ -113,7 +114,8 @@ func newWALGapsAcceptCommand(a *app) *cobra.Command {
 	var reason string
 	var yes bool
 	cmd := &cobra.Command{Use: "accept <first segment>", Short: "Say that a gap is known: status is no longer degraded by it", Args: exactly("<first segment>"),
-		Long: "Writes a record beside that of the gap. A restore into the gap or across it is refused as before."}
+		Long: "Says that a gap is known, by a record beside that of the gap: status and the alert are quiet about it, and wal gaps\n" +
+			"shows who said so, and why. A restore into the gap or across it is refused as before."}
 	cmd.Flags().StringVar(&reason, "reason", "", "why (required); wal gaps list shows it")
 	cmd.Flags().BoolVar(&yes, "yes", false, "also a gap that a member may still fill")
 	return a.surveying(cmd, func(ctx context.Context, s survey, args []string) error {
