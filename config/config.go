@@ -47,6 +47,8 @@ type Patroni struct {
 	Namespace string `yaml:"namespace"`
 	Etcd      Etcd   `yaml:"etcd"`
 	API       API    `yaml:"api"`
+	// PrePromote is postgresql.pre_promote of patroni.yml.
+	PrePromote string `yaml:"-"`
 	// ReplicasAtOnce is how many members of the cluster are made from the repository at a time.
 	ReplicasAtOnce int `yaml:"replicas_at_once"`
 }

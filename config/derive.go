@@ -77,6 +77,7 @@ func (c *Config) fromPatroni(t tree) {
 		}
 	}
 
+	c.Patroni.PrePromote = t.text("postgresql.pre_promote")
 	a := &c.Patroni.API
 	fill("patroni.api.url", &a.URL, apiURL(t))
 	login := "ctl.authentication" // as patronictl

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/postgres/server"
@@ -236,12 +237,33 @@ func (a *app) checkPatroni(ctx context.Context, k *checklist, c config.Config) {
 			k.say("pending restart", unwise, "patronictl restart "+t.Scope+" --pending", "settings of %s wait for a restart", m.Name)
 		}
 	}
+	if leader, ok := t.Member(t.Leader); err == nil && ok && !a.prePromotes(ctx, leader.APIURL) {
+		k.say("pre_promote", unwise, "pgha-backup patroni setup --apply sets it",
+			"Patroni does not run patroni pre-promote: what a dead leader did not archive is left to the daemons alone")
+	}
 	if _, ok := t.Member(c.Cluster.Member); err == nil && c.Cluster.Member != "" && !ok {
 		k.say("member", wrong, "set cluster.member to this host's name in patronictl list", "%s is not a member of %s", c.Cluster.Member, t.Scope)
 	}
 	if local, err := wal.ReadControl(c.Cluster.DataDir); err == nil && t.SystemIdentifier != 0 && local.System != t.SystemIdentifier {
 		k.say("system identifier", wrong, "is this data directory a copy of another cluster?", "pg_control says %s, Patroni %s", local.System, t.SystemIdentifier)
 	}
+}
+
+// prePromotes tells whether this member's Patroni runs our hook, by its own file or by
+// the dynamic configuration; what cannot be asked is no finding.
+func (a *app) prePromotes(ctx context.Context, api string) bool {
+	if strings.Contains(a.config.Patroni.PrePromote, prePromote) {
+		return true
+	}
+	observer, err := patroni.New(patroniOptions(a.config, a.log))
+	if err != nil {
+		return true
+	}
+	defer observer.Close()
+	now, err := observer.DynamicConfig(ctx, api)
+	section, _ := now["postgresql"].(map[string]any)
+	command, _ := section["pre_promote"].(string)
+	return err != nil || strings.Contains(command, prePromote)
 }
 
 func (a *app) checkServer(ctx context.Context, k *checklist, c config.Config) {

@@ -69,6 +69,10 @@ func (w *world) setUp(leader *lab.Member) {
 		Changed []string `json:"changed"`
 		Pending []string `json:"pending_restart"`
 	}
+	const unhooked = "warning  pre_promote: "
+	if _, stdout, said := w.do(leader, "check"); !strings.Contains(stdout, unhooked) {
+		w.Errorf("no %q before setup: %s", unhooked, said)
+	}
 	w.must(leader, &s, "patroni", "setup", "--apply", "--program", w.program)
 	if !slices.Contains(s.Changed, "postgresql.parameters.archive_mode") || strings.Join(s.Pending, " ") != "n1 n2 n3" {
 		w.Errorf("setup of a fresh cluster: %+v", s)
@@ -84,6 +88,9 @@ func (w *world) setUp(leader *lab.Member) {
 	}
 	for _, m := range append([]*lab.Member{leader}, w.cluster.Replicas()...) {
 		_, stdout, said := w.do(m, "check")
+		if strings.Contains(stdout, unhooked) {
+			w.Errorf("%q after setup: %s", unhooked, said)
+		}
 		for _, line := range []string{"ok       way into the archive: ", "ok       restore_command: "} {
 			if !strings.Contains(stdout, line) && !(m == leader && strings.Contains(line, "restore_command")) {
 				w.Errorf("no %q on %s: %s", line, m.Name, said)
