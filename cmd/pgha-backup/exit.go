@@ -9,6 +9,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/cluster/patroni"
 	"github.com/pgha-backup/pgha-backup/config"
 	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/postgres/server"
 	"github.com/pgha-backup/pgha-backup/restore"
 	"github.com/pgha-backup/pgha-backup/retention"
 	"github.com/pgha-backup/pgha-backup/storage"
@@ -73,10 +74,15 @@ func exitCode(err error) int {
 	case errors.Is(err, catalog.ErrNoBackup), errors.Is(err, storage.ErrNotExist):
 		return exitNotFound
 	case storage.IsRetryable(err), is[*catalog.UnsteadyError](err), errors.Is(err, context.DeadlineExceeded), is[*patroni.UnreachableError](err),
-		is[*patroni.UnconfirmedError](err):
+		is[*patroni.UnconfirmedError](err), gone(err):
 		return exitUnreachable
 	}
 	return exitError
+}
+
+func gone(err error) bool {
+	e, ok := errors.AsType[*server.Error](err)
+	return ok && e.Gone()
 }
 
 func is[E error](err error) bool {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -109,6 +110,13 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Hint is what a person can do about the error; may be empty.
 func (e *Error) Hint() string { return e.Advice }
+
+// Gone tells that the server ended, or is not there yet: by its own last word, which
+// comes or does not come before the connection breaks.
+func (e *Error) Gone() bool {
+	answer, ok := errors.AsType[*pgconn.PgError](e.Err)
+	return ok && slices.Contains([]string{"57P01", "57P02", "57P03"}, answer.Code)
+}
 
 func failed(what string, err error) error { return failedIn(what, err, nil) }
 
