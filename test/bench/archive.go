@@ -87,7 +87,7 @@ var redo = regexp.MustCompile(`(?m)^(\S+ \S+) UTC \[\d+\] LOG:  redo (starts|don
 // replay recovers the feed's backup with the feed, and takes the time that the server's log tells.
 func (b *bench) replay(a *archiver) (s sample) {
 	b.Helper()
-	dir := b.run.Path("replayed")
+	dir := filepath.Join(b.run.Mkdir(lab.User1, 0o700, "replayed"), "data")
 	b.must(os.RemoveAll(dir))
 	b.run.Must(lab.User1, "cp", "-r", filepath.Join(b.feed, "base"), dir)
 	command, end := fmt.Sprintf("cp %s/pg_wal/%%f %%p", b.feed), func() (time.Duration, int64) { return 0, 0 }

@@ -40,6 +40,13 @@ func TestPatroniFailover(t *testing.T) {
 		},
 	})}
 	c.Leader().Exec("CREATE TABLE ledger(id serial PRIMARY KEY)")
+	lab.Poll(t, 30*time.Second, "the table on the replica", func() error {
+		var there bool
+		if c.replica().QueryRow("SELECT to_regclass('ledger') IS NOT NULL", &there); !there {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 
 	empty := c.failover(faultproxy.Rule{})
 	c.PatchConfig(fmt.Sprintf(`{"postgresql": {"recovery_conf": {"restore_command": %q}}}`, program+" archive-get %f %p"))
