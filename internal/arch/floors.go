@@ -23,7 +23,7 @@ const module = "github.com/pgha-backup/pgha-backup"
 const (
 	maxFile    = 500
 	maxPackage = 3_500
-	maxTotal   = 25_500
+	maxTotal   = 26_500
 )
 
 // floors gives every package its floor. A package imports only lower floors. A
@@ -39,6 +39,7 @@ var floors = map[string]int{
 	"wal":                 4,
 	"restore":             4,
 	"retention":           4,
+	"verify":              4,
 	"scheduler":           4,
 	"catalog":             3,
 	"postgres/server":     2,
