@@ -58,7 +58,7 @@ func TestDamage(t *testing.T) {
 			for level, want := range map[verify.Level]string{verify.Presence: c.presence, verify.Hashes: c.hashes, verify.Full: c.hashes} {
 				v := &verify.Verifier{Repository: w.Repository, Archive: a, Level: level}
 				w.must(v.Backup(t.Context(), w.manifest))
-				found := v.Findings()
+				found, _ := v.Found()
 				if want == "" && len(found) > 0 || want != "" && (len(found) != 1 || found[0].Object != key ||
 					found[0].Backup != id || !strings.Contains(found[0].Problem, want)) {
 					t.Errorf("%s: %+v, want %q of %s", level, found, want, key)
@@ -165,8 +165,8 @@ func TestDocuments(t *testing.T) {
 	w.must(w.BeginRemoval(ctx, "20261119T020000Z-nightly", catalog.Removal{At: noon, By: "me", Run: "0123abcd"}))
 	v, err := w.look(verify.Full)
 	w.must(err)
-	if n := v.Counts().Documents; len(v.Findings()) > 0 || n != 9 {
-		t.Fatalf("%d documents, %+v", n, v.Findings())
+	if found, n := v.Found(); len(found) > 0 || n.Documents != 9 {
+		t.Fatalf("%+v, %+v", n, found)
 	}
 	for key, swap := range map[string][2]string{
 		"/started":                              {string(w.manifest.Run), "00000000"},
@@ -209,8 +209,10 @@ func TestTroubleIsNoDamage(t *testing.T) {
 			return faulty.Fault{}
 		})
 		v, err := look(t, catalog.New(b, w.Location(), catalog.Options{}), verify.Full)
-		if err == nil && len(v.Findings()) > 0 {
-			t.Fatalf("call %d: trouble was taken for damage: %v", n, v.Findings())
+		if err == nil {
+			if found, _ := v.Found(); len(found) > 0 {
+				t.Fatalf("call %d: trouble was taken for damage: %v", n, found)
+			}
 		}
 		if done = err == nil; !done && !errors.Is(err, broken) {
 			t.Fatalf("call %d: %v", n, err)
@@ -230,8 +232,9 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var read atomic.Int64
 	v := &verify.Verifier{Repository: w.Repository, Archive: a, Level: verify.Full, Read: func(int64) { read.Add(1); cancel() }}
-	if err := v.WAL(ctx); !errors.Is(err, context.Canceled) || len(v.Findings()) > 0 {
-		t.Errorf("%d objects read: %v %v", read.Load(), err, v.Findings())
+	err = v.WAL(ctx)
+	if found, _ := v.Found(); !errors.Is(err, context.Canceled) || len(found) > 0 {
+		t.Errorf("%d objects read: %v %v", read.Load(), err, found)
 	}
 }
 
