@@ -129,6 +129,7 @@ func TestLyingWriter(t *testing.T) {
 			w.wal[b] = bytes.Repeat([]byte("no log"), 1<<20/6+1)[:1<<20]
 			facts(b, func(f *postgres.SegmentFacts) { *f = postgres.SegmentFacts{Walked: true, ValidEnd: 1 << 20} })(w)
 		}, b, "", nil, "and its header says that it was read"},
+		{"WAL: another server's", func(w *writer) { w.wal[b] = bytes.Clone(w.wal[b]); w.wal[b][24]++ }, b, "", nil, "it comes from system"},
 		{"WAL: a short segment", func(w *writer) {
 			w.wal[b] = w.wal[b][:1<<19]
 		}, b, "", nil, "it holds 524288 bytes"},

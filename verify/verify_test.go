@@ -10,8 +10,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
@@ -146,6 +148,49 @@ func TestConflict(t *testing.T) {
 	w.put(strings.Replace(string(conflict.Kept), conflict.Ours.SHA256, strings.Repeat("ab", 32), 1), w.get(string(conflict.Kept)))
 	found = slices.DeleteFunc(w.findings(verify.Full), func(f catalog.Finding) bool { return !strings.Contains(f.Object, "/abab") })
 	if len(found) != 1 || !strings.Contains(found[0].Problem, "is found with sha256") {
+		t.Errorf("%+v", found)
+	}
+}
+
+// Whoever reads a pack compares it with the index, modes and times included.
+func TestTarAgainstIndex(t *testing.T) {
+	for name, lie := range map[string]func(*catalog.Entry){
+		"mode": func(e *catalog.Entry) { e.Mode = 0o644 },
+		"time": func(e *catalog.Entry) { e.Modified = noon.Add(time.Second) },
+	} {
+		w := newWriter(t, "C")
+		w.index = func(index *catalog.Index) { lie(&index.Packs[0].Entries[4]) } // not in backup_manifest's way
+		w.write()
+		for _, level := range []verify.Level{verify.Hashes, verify.Full} {
+			found := slices.DeleteFunc(w.findings(level), func(f catalog.Finding) bool { return strings.HasSuffix(f.Object, "/backup_manifest") })
+			if len(found) != 1 || !strings.HasSuffix(found[0].Object, "/base-0001.tar") || !strings.Contains(found[0].Problem, "with mode") {
+				t.Errorf("%s, %s: %+v", name, level, found)
+			}
+		}
+	}
+}
+
+// What a header says of the valid part is what duplicates are judged by.
+func TestValidHash(t *testing.T) {
+	w := newWriter(t, "C")
+	w.write()
+	key := w.key("/00000001000000000000000C")
+	body := w.get(key)
+	prefix, length, err := codec.HeaderLength(body)
+	w.must(err)
+	header := map[string]any{}
+	w.must(json.Unmarshal(body[prefix:prefix+length], &header))
+	delete(header, "seal")
+	header["valid_sha256"] = strings.Repeat("ab", 32)
+	text, err := json.Marshal(header)
+	w.must(err)
+	changed, err := codec.AppendHeader(nil, codec.Zstd, text)
+	w.must(err)
+	w.put(key, append(changed, body[prefix+length:]...))
+	if found := w.findings(verify.Hashes); len(found) > 0 {
+		t.Errorf("hashes: %+v", found)
+	}
+	if found := w.findings(verify.Full); len(found) != 1 || found[0].Object != key || !strings.Contains(found[0].Problem, "up to its valid end") {
 		t.Errorf("%+v", found)
 	}
 }
