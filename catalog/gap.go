@@ -98,11 +98,10 @@ const arriving = 20 * time.Second
 // arrives tells that the segment right behind a hole has just come, so that the hole
 // itself may be on its way.
 func (a Archive) arrives(hole Range) bool {
-	for _, t := range a.Timelines {
-		for i, r := range t.Ranges {
-			if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) {
-				return !a.listed.IsZero() && a.listed.Sub(t.begun[i]).Abs() < arriving
-			}
+	t := a.timeline(hole.First.Timeline)
+	for i, r := range t.Ranges {
+		if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) {
+			return !a.listed.IsZero() && a.listed.Sub(t.begun[i]).Abs() < arriving
 		}
 	}
 	return false
