@@ -50,7 +50,10 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 	}
 	for _, g := range a.known { // what is known of a hole goes with what lay around it
 		s := g.First
-		for gone(s) && s != g.Last {
+		if g.Last.Number(a.SegmentSize)-s.Number(a.SegmentSize) > maxNeeded { // no server wrote so much: nothing of ours
+			continue
+		}
+		for gone(s) && s.Number(a.SegmentSize) < g.Last.Number(a.SegmentSize) {
 			s = s.Next(a.SegmentSize)
 		}
 		if gone(s) {
