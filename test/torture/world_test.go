@@ -211,3 +211,5 @@ func (w *world) call(config, dir string, args ...string) (code int, output strin
 	}
 	return cmd.ProcessState.ExitCode(), out.String()
 }
+
+func removeAll(dir string) error { return os.RemoveAll(dir) }
