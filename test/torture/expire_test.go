@@ -55,6 +55,7 @@ func (w *world) expiries() (all []*scenario) {
 	w.put("base", "repo")
 	hole := filepath.Join(w.at("repo", w.root1()), "wal", first[:8], first[8:16], first)
 	w.must(removeAll(hole))
+	w.must(backdate(w.at("repo"), time.Now().Add(-time.Hour))) // what comes behind it has not just come
 	w.must(Put(w.at("repo"), w.at("ready/hole")))
 
 	for _, c := range []struct {
