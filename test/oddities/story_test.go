@@ -116,7 +116,7 @@ func (w *world) whole(p *lab.Postgres, spaces []space, extra func(*lab.Postgres)
 func (w *world) serve(pgdata string) *lab.Postgres {
 	w.Helper()
 	if w.outside { // what was written in its place lets only users of this host in, by their own names
-		w.shell(`echo "local all all trust" >"$1/pg_hba.conf"`, pgdata)
+		w.shell(`printf "local all all trust\nlocal replication all trust\n" >"$1/pg_hba.conf"`, pgdata)
 	}
 	return lab.StartPostgres(w, lab.PGOptions{Major: w.pg.Major, DataDir: pgdata})
 }
