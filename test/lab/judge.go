@@ -32,7 +32,11 @@ func (p *Postgres) Judge() {
 		return
 	}
 	if _, err := os.Stat(p.Bin("pg_checksums")); err != nil { // 16 comes without; a base backup reads every page, too
-		p.run.Must(p.User, "/bin/sh", "-c", `exec "$0" "$@" >/dev/null`, p.Bin("pg_basebackup"), "-d", p.SocketDSN(), "-c", "fast", "-X", "none", "-F", "tar", "-D", "-", "--manifest-checksums=none")
+		dir := filepath.Join(p.run.Mkdir(p.User, 0o700, "judge"), "read")
+		p.run.Must(p.User, p.Bin("pg_basebackup"), "-d", p.SocketDSN(), "-c", "fast", "-X", "none", "-F", "tar", "-D", dir, "--no-sync")
+		if err := os.RemoveAll(dir); err != nil {
+			p.t.Fatalf("lab: %v", err)
+		}
 		return
 	}
 	p.Stop("fast")

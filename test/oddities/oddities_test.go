@@ -17,7 +17,7 @@ func bare(major int) shape { return shape{major: major, segmentMB: 64, noChecksu
 func TestOddities(t *testing.T) {
 	for _, s := range []shape{everything(15), bare(16)} {
 		t.Run(fmt.Sprint(s.major), func(t *testing.T) {
-			t.Logf("%+v", newWorld(t, s).story(nil))
+			t.Logf("%+v", newWorld(t, s).story())
 		})
 	}
 }

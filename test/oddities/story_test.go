@@ -22,7 +22,8 @@ type figures struct {
 
 // story takes a server into the store by both ways and brings it back: what came over
 // the network beside it, what was copied in its own place.
-func (w *world) story(extra func(p *lab.Postgres)) (f figures) {
+// The judges look at each copy, too.
+func (w *world) story(judges ...func(*lab.Postgres)) (f figures) {
 	w.Helper()
 	spaces := w.furnish()
 	stop := w.work()
@@ -61,7 +62,7 @@ func (w *world) story(extra func(p *lab.Postgres)) (f figures) {
 	// What had no place in a stream came later, or was refused by the server.
 	w.looks(beside, seen[:len(seen)-w.later])
 	p := w.serve(beside)
-	w.whole(p, spaces, extra)
+	w.whole(p, spaces, judges)
 	p.Stop("fast")
 	w.shell(`rm -rf -- "$1"/*`, w.run.Path("copies"))
 
@@ -77,7 +78,7 @@ func (w *world) story(extra func(p *lab.Postgres)) (f figures) {
 		w.Errorf("pg_wal leads to %q, before to %q", got, w.wal)
 	}
 	w.pg.Start()
-	w.whole(w.pg, spaces, extra)
+	w.whole(w.pg, spaces, judges)
 	return f
 }
 
@@ -95,7 +96,7 @@ func (w *world) looks(pgdata string, seen []sight) {
 }
 
 // whole judges a copy that runs.
-func (w *world) whole(p *lab.Postgres, spaces []space, extra func(*lab.Postgres)) {
+func (w *world) whole(p *lab.Postgres, spaces []space, judges []func(*lab.Postgres)) {
 	w.Helper()
 	lab.Poll(w, time.Minute, "the end of recovery", func() error {
 		var recovering bool
@@ -106,10 +107,12 @@ func (w *world) whole(p *lab.Postgres, spaces []space, extra func(*lab.Postgres)
 	})
 	w.complete(p.SocketDir)
 	w.furnished(p, spaces)
-	if extra != nil {
-		extra(p)
+	for _, judge := range judges {
+		judge(p)
 	}
-	p.Judge()
+	if !w.vast {
+		p.Judge()
+	}
 }
 
 // serve starts a copy beside its origin.

@@ -37,6 +37,7 @@ type shape struct {
 	names       bool // of databases and what is in them
 	strays      bool // things that nobody would expect in PGDATA
 	daemon      bool // archives, asked by pgha-wal
+	vast        bool // amcheck would take an hour
 	conf        map[string]string
 }
 
