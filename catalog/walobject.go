@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime"
 	"slices"
@@ -28,6 +29,9 @@ type WALObject struct {
 	ValidSHA256 string `json:"valid_sha256,omitempty"`
 	// Facts is set for segments and partial segments.
 	Facts *postgres.SegmentFacts `json:"facts,omitempty"`
+	// StoredCRC32C is the checksum, in hexadecimal, of the stored bytes behind the
+	// header: a flipped bit may leave the plaintext as it was. Readers of the plaintext go by SHA256.
+	StoredCRC32C string `json:"stored_crc32c,omitempty"`
 }
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
@@ -99,13 +103,18 @@ func newWALPacker(o Options) *walPacker {
 	return p
 }
 
-// header appends the header of an object.
-func (p *walPacker) header(dst []byte, o WALObject) ([]byte, error) {
+// header appends the header of an object, sealed. Whatever the checksum is, it is as long.
+func (p *walPacker) header(dst []byte, o WALObject, stored uint32) ([]byte, error) {
+	o.StoredCRC32C = fmt.Sprintf("%08x", stored)
 	header, err := json.Marshal(o)
 	if err != nil {
 		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
 	}
-	return codec.AppendHeader(dst, p.name, header)
+	out, err := codec.AppendHeader(dst, p.name, sealable(header))
+	if err != nil {
+		return nil, err
+	}
+	return seal(out), nil
 }
 
 // walWorkers is how many processors pack one file.
@@ -144,12 +153,15 @@ func (p *walPacker) pack(plain []byte) ([][]byte, error) {
 // encodeWAL makes the stored object. With a dst it is made there, one frame after the other.
 func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
 	p := newWALPacker(options)
-	out, err := p.header(dst[:0], o)
+	out, err := p.header(dst[:0], o, 0) // as long as it will be
 	if err != nil {
 		return nil, err
 	}
 	if dst == nil {
 		frames, err := p.pack(plain)
+		if err == nil {
+			out, err = p.header(out[:0], o, storedCRC(0, frames...))
+		}
 		return slices.Concat(append([][]byte{out}, frames...)...), err
 	}
 	encoder, err := p.encoders.Encoder(p.name, p.level)
@@ -157,10 +169,22 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 		return nil, err
 	}
 	defer p.encoders.Release(encoder)
+	header := len(out)
 	for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
 		out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
 	}
+	if err == nil {
+		_, err = p.header(out[:0], o, storedCRC(0, out[header:]))
+	}
 	return out, err
+}
+
+// storedCRC goes on with a checksum.
+func storedCRC(sum uint32, parts ...[]byte) uint32 {
+	for _, part := range parts {
+		sum = crc32.Update(sum, castagnoli, part)
+	}
+	return sum
 }
 
 // readWALHeader reads the header of a WAL file's object from its beginning, and

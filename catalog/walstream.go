@@ -57,11 +57,16 @@ func (r *Repository) streamWAL(ctx context.Context, key storage.Key, ours WALObj
 		options.Encoders = &codec.Pool{}
 	}
 	p := newWALPacker(options)
-	header, err := p.header(nil, ours)
+	stored := uint32(0)
+	header, err := p.header(nil, ours, stored)
 	if err != nil {
 		return err
 	}
-	w := storage.NewWriter(ctx, r.bucket, key, storage.WriterOptions{PartSize: walPart, Put: storage.PutOptions{IfAbsent: true}})
+	w := storage.NewWriter(ctx, r.bucket, key, storage.WriterOptions{PartSize: walPart + len(header), Put: storage.PutOptions{IfAbsent: true},
+		First: func(part []byte) error {
+			_, err := p.header(part[:0], ours, stored)
+			return err
+		}})
 	defer w.Abort()
 	if _, err := w.Write(header); err != nil {
 		return err
@@ -75,6 +80,7 @@ func (r *Repository) streamWAL(ctx context.Context, key storage.Key, ours WALObj
 		}
 		hash.Write(part)
 		frames, err := p.pack(part)
+		stored = storedCRC(stored, frames...)
 		for i := 0; err == nil && i < len(frames); i++ {
 			_, err = w.Write(frames[i])
 		}
