@@ -3,8 +3,6 @@ package wal
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,14 +97,18 @@ func (p *Pusher) full(path string) bool {
 func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error) {
 	log := logger(p.Log)
 	src, err := readSource(path, nil)
-	if err == nil {
-		err = p.settle(path, &src, log)
+	if err != nil {
+		return "", err
+	}
+	defer src.close()
+	var sum string
+	if err = p.settle(path, &src, log); err == nil {
+		sum, err = src.sha256()
 	}
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(src.plain)
-	d := Drop{File: src.file.String(), System: src.system, Size: len(src.plain), SHA256: hex.EncodeToString(sum[:]),
+	d := Drop{File: src.file.String(), System: src.system, Size: int(src.size64()), SHA256: sum,
 		At: p.now().UTC().Truncate(time.Second), Member: p.Member}
 	if src.facts != nil {
 		d.MinTime, d.MaxTime = src.facts.MinTime, src.facts.MaxTime
