@@ -44,6 +44,9 @@ func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgr
 func (r *Repository) describe(file postgres.WALFile, size int64, facts *postgres.SegmentFacts, part func(from, to int64) io.Reader) (o WALObject, err error) {
 	o = WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System, Size: size, Author: r.options.Author, Facts: facts}
 	valid, hash := int64(0), sha256.New()
+	if facts != nil && facts.Names() > maxNames {
+		o.Facts = &postgres.SegmentFacts{ValidEnd: facts.ValidEnd}
+	}
 	if facts != nil {
 		valid = min(int64(facts.ValidEnd), size)
 		_, err = io.Copy(hash, part(0, valid))
@@ -75,9 +78,6 @@ func (o WALObject) isOf(sha string) error {
 }
 
 func (o WALObject) check(file postgres.WALFile, system postgres.SystemIdentifier) error {
-	if err := checkFormat("WAL object "+file.String(), o.Format); err != nil {
-		return err
-	}
 	if o.Name != file.String() || o.SystemIdentifier != system {
 		return fmt.Errorf("%w: object of WAL file %s says it is %s of system %s", codec.ErrCorrupt, file, o.Name, o.SystemIdentifier)
 	}
@@ -204,16 +204,20 @@ func (r *Repository) readWALHeader(body io.Reader, file postgres.WALFile) (o WAL
 	if err != nil {
 		return o, nil, err
 	}
-	if payload > maxWALHeader {
+	if payload > maxWALHeader || payload < 0 {
 		return o, nil, fmt.Errorf("%w: header claims %d bytes", codec.ErrCorrupt, payload)
 	}
 	if head, err = readWhole(body, head, prefix+payload-len(head)); err != nil {
 		return o, nil, err
 	}
-	if err := json.Unmarshal(head[prefix:prefix+payload], &o); err != nil {
-		return o, nil, fmt.Errorf("%w: header: %v", codec.ErrCorrupt, err)
+	if err := decodeDocument("header of WAL object "+file.String(), head[prefix:prefix+payload], &o); err != nil {
+		return o, nil, err
 	}
-	if o.Size < 0 || o.Size > 1<<30 || o.Facts != nil && int64(o.Facts.ValidEnd) > o.Size {
+	limit := int64(1 << 30)
+	if file.Kind == postgres.WALHistory || file.Kind == postgres.WALBackupHistory {
+		limit = maxHistory
+	}
+	if o.Size < 0 || o.Size > limit || o.Facts != nil && (int64(o.Facts.ValidEnd) > o.Size || o.Facts.Names() > maxNames) {
 		return o, nil, fmt.Errorf("%w: header: size %d", codec.ErrCorrupt, o.Size)
 	}
 	return o, head, o.check(file, r.at.System)
@@ -230,6 +234,10 @@ func readWhole(body io.Reader, head []byte, n int) ([]byte, error) {
 	return append(head, more...), err
 }
 
-// maxWALHeader bounds a header: it grows only with restore points and
-// tablespaces made within one segment.
-const maxWALHeader = 8 << 20
+// Limits of a header: it grows only with restore points and tablespaces made within
+// one segment. A segment with more is stored as one that nobody could follow.
+const (
+	maxWALHeader = 1 << 20
+	maxNames     = maxWALHeader / 2
+	maxHistory   = 1 << 20 // of a .history or .backup file
+)

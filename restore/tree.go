@@ -128,6 +128,9 @@ func (t *tree) directories(index catalog.Index) error {
 			if e.Kind != catalog.Dir {
 				dir = path.Dir(dir)
 			}
+			if leftOut(dir) && !strings.HasPrefix(dir, "pg_wal/") {
+				continue
+			}
 			for ; dir != "." && !all[dir]; dir = path.Dir(dir) {
 				all[dir] = true
 			}
