@@ -123,8 +123,9 @@ func (v *Verifier) object(ctx context.Context, backup catalog.BackupID, e catalo
 	limit := max(maxSmall, int64(v.Archive.SegmentSize))
 	plain, w := bytes.Buffer{}, io.Discard
 	if v.Level == Full {
-		plain.Grow(int(min(limit, 4*e.Size)))
-		w = &plain
+		if w = &plain; e.File.Kind == postgres.WALSegment {
+			plain.Grow(int(v.Archive.SegmentSize)) // once: it may be a gigabyte
+		}
 	}
 	o, err := v.Repository.InspectWAL(ctx, e, w, limit)
 	v.looked(e.Size, func(c *Counts) { c.WAL++ })
