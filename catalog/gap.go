@@ -99,12 +99,8 @@ const arriving = 20 * time.Second
 // itself may be on its way.
 func (a Archive) arrives(hole Range) bool {
 	t := a.timeline(hole.First.Timeline)
-	for i, r := range t.Ranges {
-		if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) {
-			return !a.listed.IsZero() && a.listed.Sub(t.begun[i]).Abs() < arriving
-		}
-	}
-	return false
+	i, behind := t.find(hole.Last.Number(a.SegmentSize)+1, a.SegmentSize)
+	return behind && i < len(t.begun) && !a.listed.IsZero() && a.listed.Sub(t.begun[i]).Abs() < arriving
 }
 
 // Gaps are all that is missing and not just on its way, cut where a record begins or ends.
