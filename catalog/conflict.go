@@ -126,7 +126,7 @@ func (r *Repository) conflicts(ctx context.Context, below storage.Key) (files ma
 			continue // not one of ours
 		}
 		d := files[file]
-		if name != "resolved" {
+		if name != resolvedName {
 			d.kept = append(d.kept, object)
 		} else if d.said, d.err = r.resolution(ctx, object.Key); d.err != nil {
 			if err := (*unreadables)(&broken).add("", object.Key, d.err); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime"
 	"slices"
@@ -28,6 +29,9 @@ type WALObject struct {
 	ValidSHA256 string `json:"valid_sha256,omitempty"`
 	// Facts is set for segments and partial segments.
 	Facts *postgres.SegmentFacts `json:"facts,omitempty"`
+	// StoredCRC32C is the checksum, in hexadecimal, of the stored bytes behind the
+	// header: a flipped bit may leave the plaintext as it was. Readers of the plaintext go by SHA256.
+	StoredCRC32C string `json:"stored_crc32c,omitempty"`
 }
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
@@ -82,57 +86,105 @@ func hexSHA256(b []byte) string {
 // ratio, small enough that frames are compressed in parallel.
 const walFrame = 4 << 20
 
-// encodeWAL makes the stored object. WAL is never stored bare (R6): without a
-// codec it is zstd at its fastest. With a dst it is made there, one frame after the other.
-func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
-	name, level := options.Codec, options.Level
-	if name == codec.None {
-		name, level = codec.Zstd, codec.Fastest
+// walPacker makes stored objects. WAL is never stored bare (R6): without a codec it is
+// zstd at its fastest.
+type walPacker struct {
+	name     codec.Name
+	level    codec.Level
+	encoders *codec.Pool
+	frames   [][]byte
+}
+
+func newWALPacker(o Options) *walPacker {
+	p := &walPacker{name: o.Codec, level: o.Level, encoders: o.Encoders}
+	if p.name == codec.None {
+		p.name, p.level = codec.Zstd, codec.Fastest
 	}
+	return p
+}
+
+// header appends the header of an object, sealed. Whatever the checksum is, it is as long.
+func (p *walPacker) header(dst []byte, o WALObject, stored uint32) ([]byte, error) {
+	o.StoredCRC32C = fmt.Sprintf("%08x", stored)
 	header, err := json.Marshal(o)
 	if err != nil {
 		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
 	}
-	out, err := codec.AppendHeader(dst[:0], name, header)
+	out, err := codec.AppendHeader(dst, p.name, sealable(header))
 	if err != nil {
 		return nil, err
 	}
-	if dst != nil {
-		encoder, err := options.Encoders.Encoder(name, level)
-		if err != nil {
-			return nil, err
-		}
-		defer options.Encoders.Release(encoder)
-		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
-			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
-		}
-		return out, err
-	}
-	frames := make([][]byte, max(1, (len(plain)+walFrame-1)/walFrame))
+	return seal(out), nil
+}
+
+// walWorkers is how many processors pack one file.
+func walWorkers() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+// pack compresses a part of a file, its frames in parallel. They are the packer's own.
+func (p *walPacker) pack(plain []byte) ([][]byte, error) {
+	frames := max(1, (len(plain)+walFrame-1)/walFrame)
+	p.frames = slices.Grow(p.frames[:0], frames)[:frames]
 	var group errgroup.Group
-	workers := min(len(frames), runtime.GOMAXPROCS(0), 4)
+	workers := min(frames, walWorkers())
 	for w := range workers {
 		group.Go(func() error {
-			encoder, err := options.Encoders.Encoder(name, level)
+			encoder, err := p.encoders.Encoder(p.name, p.level)
 			if err != nil {
 				return err
 			}
-			defer options.Encoders.Release(encoder)
-			for i := w; i < len(frames); i += workers {
+			defer p.encoders.Release(encoder)
+			for i := w; i < frames; i += workers {
 				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
 				// Room for the worst case: memory that is not touched costs nothing, memory
 				// that grows is touched again and again.
-				if frames[i], err = encoder.AppendFrame(make([]byte, 0, len(chunk)+len(chunk)/16+64), chunk); err != nil {
+				if room := len(chunk) + len(chunk)/16 + 64; cap(p.frames[i]) < room {
+					p.frames[i] = make([]byte, 0, room)
+				}
+				if p.frames[i], err = encoder.AppendFrame(p.frames[i][:0], chunk); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	return p.frames, group.Wait()
+}
+
+// encodeWAL makes the stored object. With a dst it is made there, one frame after the other.
+func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
+	p := newWALPacker(options)
+	out, err := p.header(dst[:0], o, 0) // as long as it will be
+	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(append([][]byte{out}, frames...)...), nil
+	if dst == nil {
+		frames, err := p.pack(plain)
+		if err == nil {
+			out, err = p.header(out[:0], o, storedCRC(0, frames...))
+		}
+		return slices.Concat(append([][]byte{out}, frames...)...), err
+	}
+	encoder, err := p.encoders.Encoder(p.name, p.level)
+	if err != nil {
+		return nil, err
+	}
+	defer p.encoders.Release(encoder)
+	header := len(out)
+	for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
+		out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
+	}
+	if err == nil {
+		_, err = p.header(out[:0], o, storedCRC(0, out[header:]))
+	}
+	return out, err
+}
+
+// storedCRC goes on with a checksum.
+func storedCRC(sum uint32, parts ...[]byte) uint32 {
+	for _, part := range parts {
+		sum = crc32.Update(sum, castagnoli, part)
+	}
+	return sum
 }
 
 // readWALHeader reads the header of a WAL file's object from its beginning, and

@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/internal/living"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"golang.org/x/sys/unix"
@@ -45,7 +47,7 @@ func lockGround(ground Ground) (*os.File, error) {
 // next restore knows which directories are its own.
 func claim(plan Plan, ground Ground, now time.Time) error {
 	m := marker{Format: markerFormat, PGDATA: ground.PGDATA, System: plan.Backup.System, Backup: plan.Backup.ID,
-		Started: now.UTC().Truncate(time.Second), Tablespaces: slices.Clone(ground.Cleared),
+		Started: now.UTC().Truncate(time.Second), WAL: ground.WAL, Tablespaces: slices.Clone(ground.Cleared),
 		Links: slices.Clone(ground.links), Versions: slices.Clone(ground.versions)}
 	m.Versions = append(m.Versions, versionDirectory(fmt.Sprint(plan.Backup.Version.Major()), uint32(plan.Backup.Settings.CatalogVersion)))
 	for _, t := range plan.Tablespaces {
@@ -80,12 +82,15 @@ func clear(ctx context.Context, ground Ground) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if e.Name() == MarkerFile {
+		if e.Name() == MarkerFile || e.Name() == "pg_wal" && ground.WAL != "" {
 			continue
 		}
 		if err := root.RemoveAll(e.Name()); err != nil {
 			return err
 		}
+	}
+	if err := clearWAL(ground.WAL); err != nil {
+		return fmt.Errorf("empty WAL directory: %w", err)
 	}
 	for _, dir := range ground.Cleared {
 		if err := clearTablespace(dir, ground.versions); err != nil {
@@ -115,6 +120,32 @@ func discardControl(root *os.Root) error {
 		err = dir.Sync()
 	}
 	return errors.Join(err, dir.Close())
+}
+
+// clearWAL removes what a server puts there from a directory that pg_wal leads to.
+func clearWAL(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if dir == "" || errors.Is(err, fs.ErrNotExist) { // it lay in PGDATA
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, e := range entries {
+		_, err := postgres.ParseWALFile(e.Name())
+		if err != nil && e.Name() != "archive_status" && e.Name() != "summaries" && !strings.HasPrefix(e.Name(), "xlogtemp.") && !hook.ByRecovery(e.Name()) {
+			continue
+		}
+		if err := root.RemoveAll(e.Name()); err != nil {
+			return err
+		}
+	}
+	return atomicfile.SyncDir(dir)
 }
 
 // clearTablespace removes this cluster's directories from a tablespace and nothing
@@ -154,6 +185,8 @@ type marker struct {
 	// links it makes for tablespaces that replay will create.
 	Tablespaces []string `json:"tablespaces,omitempty"`
 	Links       []string `json:"links,omitempty"`
+	// WAL is where pg_wal leads.
+	WAL string `json:"wal,omitempty"`
 	// Versions are the directories in them that are this cluster's: PG_15_202209061.
 	Versions []string `json:"versions,omitempty"`
 }

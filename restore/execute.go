@@ -142,7 +142,7 @@ func (x *execution) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	x.tree, err = openTree(x.plan, x.ground.PGDATA)
+	x.tree, err = openTree(x.plan, x.ground)
 	return err
 }
 

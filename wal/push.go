@@ -68,6 +68,7 @@ func (p *Pusher) push(ctx context.Context, path string, l *loan) (catalog.PutOut
 
 // store stores what was read from path.
 func (p *Pusher) store(ctx context.Context, path string, src source, l *loan) (catalog.PutOutcome, error) {
+	defer src.close()
 	log := logger(p.Log)
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
@@ -79,12 +80,7 @@ func (p *Pusher) store(ctx context.Context, path string, src source, l *loan) (c
 	if err := p.ensure(ctx, repository, src.size, log); err != nil {
 		return "", stalled(ctx, fmt.Errorf("prepare repository %s: %w", repository.Root(), err))
 	}
-	packed, err := repository.PackWAL(l.forObject(len(src.plain)), src.file, src.plain, src.facts)
-	if err != nil {
-		return "", fmt.Errorf("archive %s: %w", src.file, err)
-	}
-	l.packed()
-	outcome, err := repository.PutPackedWAL(ctx, packed)
+	outcome, err := src.put(ctx, repository, l)
 	if err != nil {
 		return "", stalled(ctx, fmt.Errorf("archive %s: %w", src.file, err))
 	}

@@ -19,6 +19,8 @@ const maxSmall = 1 << 20
 type source struct {
 	file  postgres.WALFile
 	plain []byte
+	// large is a segment that is not read into memory, in place of plain; close it.
+	large *largeFile
 	// system and size come from a segment's own header; zero for the other kinds.
 	system postgres.SystemIdentifier
 	size   postgres.SegmentSize
@@ -39,11 +41,20 @@ func readSource(path string, l *loan) (source, error) {
 	if isSegment {
 		limit = 1 << 30
 	}
-	if s.plain, err = readRegular(path, limit, l); err != nil {
+	if isSegment {
+		s.large, err = openLarge(path, limit)
+	}
+	if err == nil && s.large == nil {
+		s.plain, err = readRegular(path, limit, l)
+	}
+	if err != nil {
 		return source{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	if isSegment {
-		return s, s.checkSegment(path)
+		if err = s.checkSegment(path); err != nil {
+			s.close()
+		}
+		return s, err
 	}
 	if len(s.plain) == 0 {
 		return source{}, fmt.Errorf("read %s: the file is empty", path)
@@ -83,18 +94,25 @@ func readRegular(path string, limit int64, l *loan) ([]byte, error) {
 
 // checkSegment refuses what no server can have meant to archive under this name.
 func (s *source) checkSegment(path string) error {
-	header, err := postgres.ParseWALHeader(s.plain)
+	head, size := s.plain, s.size64()
+	if s.large != nil {
+		head = make([]byte, 64)
+		if _, err := s.large.ReadAt(head, 0); err != nil {
+			return err
+		}
+	}
+	header, err := postgres.ParseWALHeader(head)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if len(s.plain) != int(header.SegmentSize) {
-		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, len(s.plain), header.SegmentSize)
+	if size != int64(header.SegmentSize) {
+		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, size, header.SegmentSize)
 	}
 	if err := header.CheckName(s.file, 0, localHistory(path, s.file.Segment.Timeline)); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	s.system, s.size = header.System, header.SegmentSize
-	facts, err := postgres.ScanSegment(s.file, s.plain)
+	facts, err := s.scan()
 	if err != nil {
 		s.unread = err
 	} else if facts.Stop != "" && s.file.Kind == postgres.WALSegment && !facts.Complete(s.size) {

@@ -16,6 +16,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -104,9 +105,23 @@ func createTemp(root *os.Root) (temp, error) {
 	if err := root.Mkdir(tmpDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return temp{}, err
 	}
+	sweepTemps(root, time.Now())
 	name := tmpDir + "/" + rand.Text()
 	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	return temp{f, name}, err
+}
+
+// tempAge is how long nobody pauses who still writes.
+const tempAge = 48 * time.Hour
+
+// sweepTemps removes what killed processes left unfinished.
+func sweepTemps(root *os.Root, now time.Time) {
+	entries, _ := fs.ReadDir(root.FS(), tmpDir)
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil && now.Sub(info.ModTime()) > tempAge {
+			_ = root.Remove(tmpDir + "/" + entry.Name())
+		}
+	}
 }
 
 // publish gives a synced temporary file its name, durably.
