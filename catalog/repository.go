@@ -179,6 +179,17 @@ func (r *Repository) readDocument(ctx context.Context, key storage.Key, limit in
 
 // decodeDocument looks at the format first: a newer one may differ in everything else.
 func decodeDocument(what string, data []byte, v any) error {
+	if err := decodeFormat(what, data, v); err != nil {
+		return err
+	}
+	if err := checkSeal(data); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// decodeFormat refuses what a newer version wrote before it looks for more.
+func decodeFormat(what string, data []byte, v any) error {
 	var head struct {
 		Format int `json:"format"`
 	}
@@ -187,7 +198,7 @@ func decodeDocument(what string, data []byte, v any) error {
 		if err := checkFormat(what, head.Format); err != nil {
 			return err
 		}
-		err = errors.Join(checkSeal(data), json.Unmarshal(data, v))
+		err = json.Unmarshal(data, v)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", what, codec.ErrCorrupt, err)

@@ -203,7 +203,7 @@ func (r *Repository) readWALHeader(body io.Reader, file postgres.WALFile) (o WAL
 	if head, err = readWhole(body, head, prefix+payload-len(head)); err != nil {
 		return o, nil, err
 	}
-	if err := decodeDocument("header of WAL object "+file.String(), head[prefix:prefix+payload], &o); err != nil {
+	if err := decodeFormat("header of WAL object "+file.String(), head[prefix:prefix+payload], &o); err != nil {
 		return o, nil, err
 	}
 	limit := int64(1 << 30)
