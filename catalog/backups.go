@@ -160,7 +160,7 @@ type Origin struct {
 
 // ParseOrigin reads an Origin.
 func ParseOrigin(what string, text []byte) (o Origin, err error) {
-	err = decodeDocument(what, text, &o)
+	err = decodeFormat(what, text, &o)
 	return o, err
 }
 
