@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -36,20 +37,26 @@ type WALObject struct {
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
 func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) WALObject {
-	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System,
-		Size: int64(len(plain)), Author: r.options.Author, Facts: facts}
-	valid, hash := 0, sha256.New()
+	o, _ := r.describe(file, int64(len(plain)), facts, func(from, to int64) io.Reader { return bytes.NewReader(plain[from:to]) })
+	return o
+}
+
+func (r *Repository) describe(file postgres.WALFile, size int64, facts *postgres.SegmentFacts, part func(from, to int64) io.Reader) (o WALObject, err error) {
+	o = WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System, Size: size, Author: r.options.Author, Facts: facts}
+	valid, hash := int64(0), sha256.New()
 	if facts != nil && facts.Names() > maxNames {
 		o.Facts = &postgres.SegmentFacts{ValidEnd: facts.ValidEnd}
 	}
 	if facts != nil {
-		valid = min(int(facts.ValidEnd), len(plain))
-		hash.Write(plain[:valid])
+		valid = min(int64(facts.ValidEnd), size)
+		_, err = io.Copy(hash, part(0, valid))
 		o.ValidSHA256 = hex.EncodeToString(hash.Sum(nil))
 	}
-	hash.Write(plain[valid:])
+	if err == nil {
+		_, err = io.Copy(hash, part(valid, size))
+	}
 	o.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	return o
+	return o, err
 }
 
 // Same tells whether two files of one name hold the same WAL: equal bytes, or

@@ -16,48 +16,30 @@ import (
 // walPart is the part size of a WAL file that is stored in parts: 1 GiB takes 128 of them.
 const walPart = 8 << 20
 
-// DescribeFrom is Describe of a file that is not held in memory.
-func (r *Repository) DescribeFrom(ctx context.Context, file postgres.WALFile, plain io.Reader, size int64, facts *postgres.SegmentFacts) (WALObject, error) {
-	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System, Size: size, Author: r.options.Author, Facts: facts}
-	hash, moved := sha256.New(), storage.Progress(ctx)
-	plain = io.TeeReader(plain, progressWriter(moved))
-	buffer, valid := make([]byte, 256<<10), int64(0)
-	var err error
-	if facts != nil {
-		if valid, err = io.CopyBuffer(hash, io.LimitReader(plain, int64(facts.ValidEnd)), buffer); err != nil {
-			return o, err
-		}
-		o.ValidSHA256 = hex.EncodeToString(hash.Sum(nil))
+// PutWALFrom is PutWAL of a file that is read twice, part by part, instead of being held in
+// memory. It is not sent to learn that it is there.
+func (r *Repository) PutWALFrom(ctx context.Context, file postgres.WALFile, plain io.ReaderAt, size int64, facts *postgres.SegmentFacts) (PutOutcome, error) {
+	section := func(from, to int64) io.Reader { return io.NewSectionReader(plain, from, to-from) }
+	ours, err := r.describe(file, size, facts, section)
+	if err != nil {
+		return "", err
 	}
-	n, err := io.CopyBuffer(hash, plain, buffer)
-	if err == nil && valid+n != size {
-		err = io.ErrUnexpectedEOF
-	}
-	o.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	return o, err
-}
-
-// PutWALFrom is PutWAL of a file that is not held in memory, as DescribeFrom described it:
-// what has changed since is not stored. What is there already is not sent again.
-func (r *Repository) PutWALFrom(ctx context.Context, file postgres.WALFile, ours WALObject, plain io.ReaderAt) (PutOutcome, error) {
 	return r.putOnce(ctx, file, ours, func(key storage.Key) error {
-		if _, err := r.bucket.Head(ctx, key); !errors.Is(err, storage.ErrNotExist) {
-			if err == nil {
-				err = storage.ErrExist
-			}
+		if _, err := r.bucket.Head(ctx, key); err == nil {
+			return storage.ErrExist
+		} else if !errors.Is(err, storage.ErrNotExist) {
 			return err
 		}
-		return r.streamWAL(ctx, key, ours, io.NewSectionReader(plain, 0, ours.Size))
+		return r.streamWAL(ctx, key, ours, section(0, size))
 	})
 }
 
+// streamWAL stores what it reads, which must be what was described.
 func (r *Repository) streamWAL(ctx context.Context, key storage.Key, ours WALObject, plain io.Reader) error {
-	options := r.options
-	if options.Encoders == nil {
-		options.Encoders = &codec.Pool{}
+	p, stored := newWALPacker(r.options), uint32(0)
+	if p.encoders == nil {
+		p.encoders = &codec.Pool{}
 	}
-	p := newWALPacker(options)
-	stored := uint32(0)
 	header, err := p.header(nil, ours, stored)
 	if err != nil {
 		return err
@@ -68,36 +50,26 @@ func (r *Repository) streamWAL(ctx context.Context, key storage.Key, ours WALObj
 			return err
 		}})
 	defer w.Abort()
-	if _, err := w.Write(header); err != nil {
-		return err
-	}
-	hash, moved := sha256.New(), storage.Progress(ctx)
-	part := make([]byte, walWorkers()*walFrame)
-	for left := ours.Size; left > 0; left -= int64(len(part)) {
+	_, err = w.Write(header)
+	hash, part := sha256.New(), make([]byte, walWorkers()*walFrame)
+	for left := ours.Size; err == nil && left > 0; left -= int64(len(part)) {
 		part = part[:min(int64(len(part)), left)]
 		if _, err := io.ReadFull(plain, part); err != nil {
 			return err
 		}
 		hash.Write(part)
-		frames, err := p.pack(part)
+		var frames [][]byte
+		frames, err = p.pack(part)
 		stored = storedCRC(stored, frames...)
 		for i := 0; err == nil && i < len(frames); i++ {
 			_, err = w.Write(frames[i])
 		}
-		if err != nil {
-			return err
-		}
-		moved(len(part))
 	}
-	if hex.EncodeToString(hash.Sum(nil)) != ours.SHA256 {
-		return fmt.Errorf("%s changed while it was read", ours.Name)
+	if err == nil && hex.EncodeToString(hash.Sum(nil)) != ours.SHA256 {
+		err = fmt.Errorf("%s changed while it was read", ours.Name)
+	}
+	if err != nil {
+		return err
 	}
 	return w.Commit()
-}
-
-type progressWriter func(int)
-
-func (f progressWriter) Write(b []byte) (int, error) {
-	f(len(b))
-	return len(b), nil
 }

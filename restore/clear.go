@@ -89,11 +89,13 @@ func clear(ctx context.Context, ground Ground) error {
 			return err
 		}
 	}
-	if err := clearWAL(ground.WAL); err != nil {
-		return fmt.Errorf("empty WAL directory: %w", err)
+	if ground.WAL != "" {
+		if err := clearOf(ground.WAL, ofServer); err != nil {
+			return fmt.Errorf("empty WAL directory: %w", err)
+		}
 	}
 	for _, dir := range ground.Cleared {
-		if err := clearTablespace(dir, ground.versions); err != nil {
+		if err := clearOf(dir, func(name string) bool { return slices.Contains(ground.versions, name) }); err != nil {
 			return fmt.Errorf("empty tablespace: %w", err)
 		}
 	}
@@ -122,35 +124,15 @@ func discardControl(root *os.Root) error {
 	return errors.Join(err, dir.Close())
 }
 
-// clearWAL removes what a server puts there from a directory that pg_wal leads to.
-func clearWAL(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if dir == "" || errors.Is(err, fs.ErrNotExist) { // it lay in PGDATA
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for _, e := range entries {
-		_, err := postgres.ParseWALFile(e.Name())
-		if err != nil && e.Name() != "archive_status" && e.Name() != "summaries" && !strings.HasPrefix(e.Name(), "xlogtemp.") && !hook.ByRecovery(e.Name()) {
-			continue
-		}
-		if err := root.RemoveAll(e.Name()); err != nil {
-			return err
-		}
-	}
-	return atomicfile.SyncDir(dir)
+// ofServer tells whether it is a server that puts this into its WAL directory.
+func ofServer(name string) bool {
+	_, err := postgres.ParseWALFile(name)
+	return err == nil || name == "archive_status" || name == "summaries" || strings.HasPrefix(name, "xlogtemp.") || hook.ByRecovery(name)
 }
 
-// clearTablespace removes this cluster's directories from a tablespace and nothing
-// else: other major versions keep theirs beside it.
-func clearTablespace(dir string, versions []string) error {
+// clearOf removes what is ours from a directory outside PGDATA, and nothing else: other
+// major versions keep theirs in a tablespace beside it.
+func clearOf(dir string, ours func(name string) bool) error {
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -159,12 +141,15 @@ func clearTablespace(dir string, versions []string) error {
 		return err
 	}
 	defer root.Close()
-	for _, version := range versions {
-		if filepath.Base(version) != version {
-			return fmt.Errorf("%q is not a directory's name", version)
-		}
-		if err := root.RemoveAll(version); err != nil {
-			return err
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if ours(e.Name()) {
+			if err := root.RemoveAll(e.Name()); err != nil {
+				return err
+			}
 		}
 	}
 	return atomicfile.SyncDir(dir)

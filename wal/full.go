@@ -3,9 +3,12 @@ package wal
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -101,14 +104,14 @@ func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error
 		return "", err
 	}
 	defer src.close()
-	var sum string
+	sum := sha256.New()
 	if err = p.settle(path, &src, log); err == nil {
-		sum, err = src.sha256()
+		_, err = io.Copy(sum, io.NewSectionReader(src.at(), 0, src.length))
 	}
 	if err != nil {
 		return "", err
 	}
-	d := Drop{File: src.file.String(), System: src.system, Size: int(src.size64()), SHA256: sum,
+	d := Drop{File: src.file.String(), System: src.system, Size: int(src.length), SHA256: hex.EncodeToString(sum.Sum(nil)),
 		At: p.now().UTC().Truncate(time.Second), Member: p.Member}
 	if src.facts != nil {
 		d.MinTime, d.MaxTime = src.facts.MinTime, src.facts.MaxTime

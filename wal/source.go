@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,8 @@ type source struct {
 	file  postgres.WALFile
 	plain []byte
 	// large is a segment that is not read into memory, in place of plain; close it.
-	large *largeFile
+	large  *largeFile
+	length int64
 	// system and size come from a segment's own header; zero for the other kinds.
 	system postgres.SystemIdentifier
 	size   postgres.SegmentSize
@@ -41,14 +43,14 @@ func readSource(path string, l *loan) (source, error) {
 	if isSegment {
 		limit = 1 << 30
 	}
-	if isSegment {
-		s.large, err = openLarge(path, limit)
-	}
-	if err == nil && s.large == nil {
+	if s.large, err = openLarge(path, limit); err == nil && s.large == nil {
 		s.plain, err = readRegular(path, limit, l)
 	}
 	if err != nil {
 		return source{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	if s.length = int64(len(s.plain)); s.large != nil {
+		s.length = s.large.info.Size()
 	}
 	if isSegment {
 		if err = s.checkSegment(path); err != nil {
@@ -63,6 +65,20 @@ func readSource(path string, l *loan) (source, error) {
 		_, s.unread = postgres.ParseTimelineHistory(file.Segment.Timeline, s.plain)
 	}
 	return s, nil
+}
+
+// at reads it, wherever it is.
+func (s *source) at() io.ReaderAt {
+	if s.large != nil {
+		return s.large
+	}
+	return bytes.NewReader(s.plain)
+}
+
+func (s *source) close() {
+	if s.large != nil {
+		_ = s.large.Close()
+	}
 }
 
 // hugePage is the size of a large memory page.
@@ -94,25 +110,25 @@ func readRegular(path string, limit int64, l *loan) ([]byte, error) {
 
 // checkSegment refuses what no server can have meant to archive under this name.
 func (s *source) checkSegment(path string) error {
-	head, size := s.plain, s.size64()
-	if s.large != nil {
-		head = make([]byte, 64)
-		if _, err := s.large.ReadAt(head, 0); err != nil {
-			return err
-		}
-	}
-	header, err := postgres.ParseWALHeader(head)
+	head := make([]byte, 64)
+	n, _ := s.at().ReadAt(head, 0)
+	header, err := postgres.ParseWALHeader(head[:n])
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if size != int64(header.SegmentSize) {
-		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, size, header.SegmentSize)
+	if s.length != int64(header.SegmentSize) {
+		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, s.length, header.SegmentSize)
 	}
 	if err := header.CheckName(s.file, 0, localHistory(path, s.file.Segment.Timeline)); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	s.system, s.size = header.System, header.SegmentSize
-	facts, err := s.scan()
+	var facts postgres.SegmentFacts
+	if s.large != nil {
+		facts, err = postgres.ScanSegmentAt(s.file, s.large, s.length)
+	} else {
+		facts, err = postgres.ScanSegment(s.file, s.plain)
+	}
 	if err != nil {
 		s.unread = err
 	} else if facts.Stop != "" && s.file.Kind == postgres.WALSegment && !facts.Complete(s.size) {

@@ -131,9 +131,10 @@ func (w *world) peak(pid int) (mib int) {
 // get of it, by processes of their own in a repository of its own.
 func noise(w *world, o *outcome) {
 	w.Helper()
-	var first, name string
-	w.pg.QueryRow("select pg_walfile_name(pg_switch_wal())", &first)
-	w.pg.QueryRow("select pg_walfile_name(pg_current_wal_lsn())", &name)
+	var name string
+	w.pg.Exec(fmt.Sprintf("alter system set wal_keep_size = '%dMB'", 3*w.segmentMB))
+	w.pg.Exec("select pg_reload_conf(); select pg_switch_wal()")
+	w.pg.QueryRow("select pg_walfile_name(pg_logical_emit_message(false, 'noise', 'the first record'))", &name)
 	w.pg.Exec(fmt.Sprintf("select pg_logical_emit_message(false, 'noise', pg_read_binary_file('/dev/urandom', g, 1000000)) from generate_series(1, %d) g", w.segmentMB*21/20+2))
 	segment := filepath.Join(w.pg.DataDir, "pg_wal", name)
 	other := w.config + " elsewhere"
