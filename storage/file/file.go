@@ -159,7 +159,7 @@ func syncUp(root *os.Root, dir string) error {
 	for {
 		d, err := root.Open(dir)
 		if err != nil {
-			return err
+			return fmt.Errorf("fsync %s: %w", path.Join(root.Name(), dir), err)
 		}
 		err = d.Sync()
 		d.Close()

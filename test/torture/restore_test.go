@@ -58,7 +58,7 @@ func (w *world) restores() (all []*scenario) {
 		{"force", "old", []string{"--force", "--yes"}},
 	} {
 		s := &scenario{
-			name: "restore/" + c.name, config: "work", args: append(slices.Clone(args), c.flags...), trouble: []int{1, 8, 9},
+			name: "restore/" + c.name, config: "work", args: append(slices.Clone(args), c.flags...), trouble: []int{1, 4, 8, 9}, // 4: nothing was changed
 			prepare: func() {
 				w.put("base", "repo", "empty", "state")
 				clear()
@@ -69,6 +69,9 @@ func (w *world) restores() (all []*scenario) {
 			again:   []int{4}, // killed when all was done: whole judges it
 			roots:   map[string]string{"repository": w.at("repo"), "pgdata": pgdata, "space": space},
 			durable: []string{pgdata, space},
+			sweep: func() { // any write into the repository
+				w.call("work", w.arena, "hold", w.backups[0], "--name", "later", "--reason", "writes")
+			},
 		}
 		s.after = func(o Outcome) (faults []string) {
 			if !Startable(pgdata) {

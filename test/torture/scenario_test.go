@@ -217,7 +217,7 @@ func (w *world) judge(s *scenario, o Outcome, p Point) (faults []string) {
 	case o.Late:
 		faults = append(faults, "it hung")
 	case o.Dead() && p.How != Fail:
-	case o.Code == s.want && !slices.Contains(s.trouble, s.want):
+	case o.Code == s.want && (!slices.Contains(s.trouble, s.want) || p.How == Fail && !strings.Contains(o.Output, p.Errno.Error())):
 		if p.Lasting && s.want != 0 && o.Hit != nil && w.root(s, *o.Hit) == s.roots["repository"] {
 			faults = append(faults, fmt.Sprintf("%s, with a repository that has been dead since %s", o, o.Hit))
 		}
@@ -277,5 +277,5 @@ func (w *world) put(pairs ...string) {
 
 // scenarios are all of them.
 func (w *world) scenarios() []*scenario {
-	return slices.Concat(w.pushes(), w.gets(), w.takes(), w.restores(), w.expiries())
+	return slices.Concat(w.pushes(), w.gets(), w.takes(), w.restores(), w.expiries(), w.stores())
 }
