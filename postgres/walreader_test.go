@@ -108,6 +108,8 @@ func BenchmarkScanSegment(b *testing.B) {
 	}
 	b.SetBytes(int64(DefaultSegmentSize))
 	for b.Loop() {
-		w.scan(b, 0)
+		if _, err := ScanSegment(WALFile{Kind: WALSegment, Segment: w.first}, w.segs[0]); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
