@@ -146,11 +146,11 @@ func (a *appender) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Decoder decodes frames of one codec. It is not safe for concurrent use.
+// Decoder decodes frames of one codec. It does not look at the checksums in them: who
+// has frames has one of everything that they hold. It is not safe for concurrent use.
 type Decoder struct {
 	name Name
 	zr   *zstd.Decoder
-	sr   *s2.Reader
 }
 
 // NewDecoder makes a decoder whose frames hold at most maxFrame plain bytes each;
@@ -159,15 +159,13 @@ func NewDecoder(name Name, maxFrame int) (*Decoder, error) {
 	d := &Decoder{name: name}
 	switch name {
 	case Zstd:
-		zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
+		zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.IgnoreChecksum(true),
 			zstd.WithDecoderMaxMemory(uint64(maxFrame)), zstd.WithDecoderMaxWindow(uint64(max(maxFrame, 8<<20))))
 		if err != nil {
 			return nil, fmt.Errorf("zstd decoder: %w", err)
 		}
 		d.zr = zr
-	case S2:
-		d.sr = s2.NewReader(nil, s2.ReaderMaxBlockSize(1<<20))
-	case None:
+	case S2, None:
 	default:
 		return nil, fmt.Errorf("codec %q is unknown", name)
 	}
@@ -175,35 +173,59 @@ func NewDecoder(name Name, maxFrame int) (*Decoder, error) {
 }
 
 // DecodeFrame decodes one whole frame into dst, which it must fill exactly.
-func (d *Decoder) DecodeFrame(dst, stored []byte) error {
+func (d *Decoder) DecodeFrame(dst, stored []byte) (err error) {
+	out := stored
 	switch d.name {
 	case Zstd:
-		out, err := d.zr.DecodeAll(stored, dst[:0:len(dst)])
-		if err != nil {
+		if out, err = d.zr.DecodeAll(stored, dst[:0:len(dst)]); err != nil {
 			return fmt.Errorf("%w: zstd: %v", ErrCorrupt, err)
 		}
-		if len(out) != len(dst) {
-			return fmt.Errorf("%w: frame holds %d bytes, want %d", ErrCorrupt, len(out), len(dst))
-		}
-		if len(out) > 0 && &out[0] != &dst[0] {
-			copy(dst, out)
-		}
-		return nil
 	case S2:
-		d.sr.Reset(bytes.NewReader(stored))
-		if _, err := io.ReadFull(d.sr, dst); err != nil {
+		if out, err = decodeChunks(dst, stored); err != nil {
 			return fmt.Errorf("%w: s2: %v", ErrCorrupt, err)
 		}
-		if n, err := d.sr.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-			return fmt.Errorf("%w: s2 frame is longer than %d bytes", ErrCorrupt, len(dst))
-		}
-		return nil
 	}
-	if len(stored) != len(dst) {
-		return fmt.Errorf("%w: %d bytes stored, want %d", ErrCorrupt, len(stored), len(dst))
+	if len(out) != len(dst) {
+		return fmt.Errorf("%w: frame holds %d bytes, want %d", ErrCorrupt, len(out), len(dst))
 	}
-	copy(dst, stored)
+	if len(out) > 0 && &out[0] != &dst[0] {
+		copy(dst, out)
+	}
 	return nil
+}
+
+// decodeChunks decodes the chunks of an s2 stream to where they belong; s2.Reader would
+// copy what is stored and what comes of it.
+func decodeChunks(dst, stored []byte) ([]byte, error) {
+	out := dst[:0]
+	for len(stored) > 0 {
+		if len(stored) < 4 {
+			return nil, io.ErrUnexpectedEOF
+		}
+		kind, n := stored[0], int(stored[1])|int(stored[2])<<8|int(stored[3])<<16
+		if stored = stored[4:]; n > len(stored) || kind <= 1 && n < 4 {
+			return nil, io.ErrUnexpectedEOF
+		}
+		block := stored[:n]
+		stored = stored[n:]
+		if kind >= 0x80 { // padding, the beginning of a stream, or ours
+			continue
+		}
+		room, plain, size := dst[len(out):], block[4:], n-4 // past the checksum
+		var err error
+		if kind == 0 {
+			size, err = s2.DecodedLen(plain)
+		}
+		if err != nil || kind > 1 || size > len(room) {
+			return nil, s2.ErrCorrupt
+		}
+		if out = dst[:len(out)+size]; kind == 1 {
+			copy(room, plain)
+		} else if _, err = s2.Decode(room, plain); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // Close frees the decoder's goroutines and buffers.
