@@ -109,7 +109,7 @@ func (r *Repository) conflicts(ctx context.Context, below storage.Key) (files ma
 		}
 		file, name, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
 		d := files[file]
-		if name != "resolved" {
+		if name != resolvedName {
 			d.kept = append(d.kept, object)
 		} else if d.err = r.readDocument(ctx, object.Key, 1<<16, &d.said); d.err != nil {
 			if err := (*unreadables)(&broken).add("", object.Key, d.err); err != nil {

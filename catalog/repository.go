@@ -174,7 +174,7 @@ func decodeDocument(what string, data []byte, v any) error {
 		if err := checkFormat(what, head.Format); err != nil {
 			return err
 		}
-		err = json.Unmarshal(data, v)
+		err = errors.Join(checkSeal(data), json.Unmarshal(data, v))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", what, codec.ErrCorrupt, err)
@@ -188,7 +188,7 @@ func (r *Repository) createDocument(ctx context.Context, key storage.Key, v any)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	return r.create(ctx, key, append(data, '\n'))
+	return r.create(ctx, key, seal(sealable(data)))
 }
 
 // create stores an object once and for all. Where the name is taken, the same bytes

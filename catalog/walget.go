@@ -53,7 +53,10 @@ func (r *Repository) statSpan(ctx context.Context, entry WALEntry, length int64)
 	if err != nil {
 		return WALObject{}, err
 	}
-	object, _, err := r.readWALHeader(body, entry.File)
+	object, head, err := r.readWALHeader(body, entry.File)
+	if err == nil {
+		err = checkSeal(head) // nobody plans by facts that may be others'
+	}
 	_, _ = io.Copy(io.Discard, body) // a body read to its end leaves its connection to the next call
 	if err = errors.Join(err, body.Close()); err != nil {
 		return WALObject{}, fmt.Errorf("%s: %w", entry.key, err)

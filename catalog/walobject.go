@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime"
 	"slices"
@@ -28,6 +29,9 @@ type WALObject struct {
 	ValidSHA256 string `json:"valid_sha256,omitempty"`
 	// Facts is set for segments and partial segments.
 	Facts *postgres.SegmentFacts `json:"facts,omitempty"`
+	// StoredCRC32C is the checksum, in hexadecimal, of the stored bytes behind the
+	// header: a flipped bit may leave the plaintext as it was. Readers of the plaintext go by SHA256.
+	StoredCRC32C string `json:"stored_crc32c,omitempty"`
 }
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
@@ -89,11 +93,8 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 	if name == codec.None {
 		name, level = codec.Zstd, codec.Fastest
 	}
-	header, err := json.Marshal(o)
-	if err != nil {
-		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
-	}
-	out, err := codec.AppendHeader(dst[:0], name, header)
+	o.StoredCRC32C = storedCRC() // as long as it will be
+	out, err := walHeader(dst[:0], name, o)
 	if err != nil {
 		return nil, err
 	}
@@ -103,8 +104,13 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 			return nil, err
 		}
 		defer options.Encoders.Release(encoder)
+		header := len(out)
 		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
 			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
+		}
+		if err == nil {
+			o.StoredCRC32C = storedCRC(out[header:])
+			_, err = walHeader(out[:0], name, o)
 		}
 		return out, err
 	}
@@ -132,7 +138,32 @@ func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, 
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	o.StoredCRC32C = storedCRC(frames...)
+	if out, err = walHeader(out[:0], name, o); err != nil {
+		return nil, err
+	}
 	return slices.Concat(append([][]byte{out}, frames...)...), nil
+}
+
+// walHeader appends the header, sealed.
+func walHeader(dst []byte, name codec.Name, o WALObject) ([]byte, error) {
+	header, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
+	}
+	out, err := codec.AppendHeader(dst, name, sealable(header))
+	if err != nil {
+		return nil, err
+	}
+	return seal(out), nil
+}
+
+func storedCRC(parts ...[]byte) string {
+	sum := uint32(0)
+	for _, part := range parts {
+		sum = crc32.Update(sum, castagnoli, part)
+	}
+	return fmt.Sprintf("%08x", sum)
 }
 
 // readWALHeader reads the header of a WAL file's object from its beginning, and

@@ -72,6 +72,24 @@ func (f SegmentFacts) Joins(last LSN, next SegmentFacts) bool {
 	return last == 0 || last == next.FirstPrev
 }
 
+// Joint is what the next segment must go on with: the facts of the one before it,
+// and where the last record begins that began before it; zero if not known.
+type Joint struct {
+	Facts SegmentFacts
+	last  LSN
+}
+
+// Note goes on to the next segment.
+func (j *Joint) Note(f SegmentFacts) {
+	j.Facts = f
+	if f.LastLSN != 0 || !f.Walked {
+		j.last = f.LastLSN
+	}
+}
+
+// Joins tells whether the segment with facts next can follow.
+func (j Joint) Joins(next SegmentFacts) bool { return j.Facts.Joins(j.last, next) }
+
 func (f *SegmentFacts) note(r Record) {
 	switch {
 	case r.Kind == RecordRestorePoint:

@@ -80,12 +80,12 @@ func (p *Pusher) orDrop(ctx context.Context, path string, push func(context.Cont
 	return outcome, err
 }
 
-// mayDrop: never a history, without which no later WAL can be followed. A .partial holds
-// nothing that the next timeline's first segment does not, and nobody restores from a
-// .backup: no gap is left by them, and one that waited would hold up all behind it.
+// mayDrop: a history too, which PostgreSQL never removes from pg_wal: the daemon keeps its
+// record until it is stored. A .partial holds nothing that the next timeline's first segment
+// does not, and nobody restores from a .backup. One that waited would hold up all behind it.
 func (p *Pusher) mayDrop(path string) bool {
-	file, err := postgres.ParseWALFile(filepath.Base(path))
-	return p.DropBelow > 0 && p.State != "" && err == nil && file.Kind != postgres.WALHistory
+	_, err := postgres.ParseWALFile(filepath.Base(path))
+	return p.DropBelow > 0 && p.State != "" && err == nil
 }
 
 // full tells whether the filesystem of the file is so; one that cannot be asked is not.
