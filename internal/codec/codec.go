@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"sync"
 
@@ -62,9 +63,8 @@ type Encoder struct {
 	zw   *zstd.Encoder
 	sw   *s2.Writer
 
-	quick *zstd.Encoder // zstd's fastest, for where that costs no size
-	cheap bool          // it costs none, as the last trial said
-	trial int           // frames until the next
+	now, quick *zstd.Encoder // zstd's fastest, for where that costs no size
+	trial      int           // frames until both are tried again
 }
 
 // Pool keeps encoders of one codec and level for the next frame: one of zstd has ten
@@ -103,7 +103,7 @@ func NewEncoder(name Name, level Level) (*Encoder, error) {
 		if err != nil {
 			return nil, fmt.Errorf("zstd encoder: %w", err)
 		}
-		e.zw = zw
+		e.zw, e.now = zw, zw
 	case S2:
 		options := []s2.WriterOption{s2.WriterConcurrency(1), s2.WriterBlockSize(1 << 20)}
 		switch level {
@@ -126,31 +126,28 @@ const trialEvery = 64
 
 // Thrift lets an encoder of zstd's default level use the fastest, which takes three quarters
 // of the time, as long as its frames are no larger. It is for who has many frames.
-func (e *Encoder) Thrift(level Level) (err error) {
-	if e.name == Zstd && e.quick == nil && (level == Default || level == "") {
-		var quick *Encoder
-		if quick, err = NewEncoder(Zstd, Fastest); err == nil {
-			e.quick = quick.zw
-		}
+func (e *Encoder) Thrift(level Level) error {
+	if e.name != Zstd || e.quick != nil || level != Default && level != "" {
+		return nil
+	}
+	quick, err := NewEncoder(Zstd, Fastest)
+	if err == nil {
+		e.quick = quick.zw
 	}
 	return err
 }
 
 func (e *Encoder) appendZstd(dst, plain []byte) []byte {
-	if e.quick == nil {
-		return e.zw.EncodeAll(plain, dst)
-	}
-	if e.trial--; e.trial >= 0 {
-		if e.cheap {
-			return e.quick.EncodeAll(plain, dst)
-		}
-		return e.zw.EncodeAll(plain, dst)
+	if e.trial--; e.quick == nil || e.trial >= 0 {
+		return e.now.EncodeAll(plain, dst)
 	}
 	e.trial = trialEvery
 	out := e.zw.EncodeAll(plain, dst)
 	n := len(out)
-	out = e.quick.EncodeAll(plain, out) // behind it
-	e.cheap = len(out)-n <= n-len(dst)
+	e.now, out = e.zw, e.quick.EncodeAll(plain, out) // behind it
+	if len(out)-n <= n-len(dst) {
+		e.now = e.quick
+	}
 	return out[:n]
 }
 
@@ -184,8 +181,7 @@ func (a *appender) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Decoder decodes frames of one codec. It does not look at the checksums in them: who
-// has frames has one of everything that they hold. It is not safe for concurrent use.
+// Decoder decodes frames of one codec. It is not safe for concurrent use.
 type Decoder struct {
 	name Name
 	zr   *zstd.Decoder
@@ -197,7 +193,7 @@ func NewDecoder(name Name, maxFrame int) (*Decoder, error) {
 	d := &Decoder{name: name}
 	switch name {
 	case Zstd:
-		zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.IgnoreChecksum(true),
+		zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
 			zstd.WithDecoderMaxMemory(uint64(maxFrame)), zstd.WithDecoderMaxWindow(uint64(max(maxFrame, 8<<20))))
 		if err != nil {
 			return nil, fmt.Errorf("zstd decoder: %w", err)
@@ -232,6 +228,8 @@ func (d *Decoder) DecodeFrame(dst, stored []byte) (err error) {
 	return nil
 }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // decodeChunks decodes the chunks of an s2 stream to where they belong; s2.Reader would
 // copy what is stored and what comes of it.
 func decodeChunks(dst, stored []byte) ([]byte, error) {
@@ -244,23 +242,25 @@ func decodeChunks(dst, stored []byte) ([]byte, error) {
 		if stored = stored[4:]; n > len(stored) || kind <= 1 && n < 4 {
 			return nil, io.ErrUnexpectedEOF
 		}
-		block := stored[:n]
+		chunk := stored[:n]
 		stored = stored[n:]
 		if kind >= 0x80 { // padding, the beginning of a stream, or ours
 			continue
 		}
-		room, plain, size := dst[len(out):], block[4:], n-4 // past the checksum
-		var err error
+		room, size, err := dst[len(out):], n-4, error(nil)
 		if kind == 0 {
-			size, err = s2.DecodedLen(plain)
+			size, err = s2.DecodedLen(chunk[4:])
 		}
 		if err != nil || kind > 1 || size > len(room) {
 			return nil, s2.ErrCorrupt
 		}
 		if out = dst[:len(out)+size]; kind == 1 {
-			copy(room, plain)
-		} else if _, err = s2.Decode(room, plain); err != nil {
+			copy(room, chunk[4:])
+		} else if _, err = s2.Decode(room, chunk[4:]); err != nil {
 			return nil, err
+		}
+		if c := crc32.Checksum(room[:size], castagnoli); (c>>15|c<<17)+0xa282ead8 != binary.LittleEndian.Uint32(chunk) {
+			return nil, s2.ErrCRC
 		}
 	}
 	return out, nil
