@@ -98,12 +98,11 @@ const arriving = 20 * time.Second
 // arrives is for how long yet a hole may be on its way, because the segment right behind
 // it has just come; zero: it is not.
 func (a Archive) arrives(hole Range) time.Duration {
-	for _, t := range a.Timelines {
-		for i, r := range t.Ranges {
-			if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) && !a.listed.IsZero() {
-				if age := a.listed.Sub(t.begun[i]); age.Abs() < arriving {
-					return arriving - age
-				}
+	t := a.timeline(hole.First.Timeline)
+	for i, r := range t.Ranges {
+		if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) && !a.listed.IsZero() {
+			if age := a.listed.Sub(t.begun[i]); age.Abs() < arriving {
+				return arriving - age
 			}
 		}
 	}

@@ -171,7 +171,10 @@ func TestDroppedHistoryStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	var tried string
-	d.hooks.fill = func(_ context.Context, path string) (catalog.PutOutcome, error) { tried = path; return catalog.Stored, nil }
+	d.hooks.fill = func(_ context.Context, path string) (catalog.PutOutcome, error) {
+		tried = path
+		return catalog.Stored, nil
+	}
 	if d.bringDropped(t.Context()); tried != path || d.left() != 0 {
 		t.Errorf("tried %q, %d left", tried, d.left())
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,14 +100,18 @@ func (p *Pusher) full(path string) bool {
 func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error) {
 	log := logger(p.Log)
 	src, err := readSource(path, nil)
-	if err == nil {
-		err = p.settle(path, &src, log)
+	if err != nil {
+		return "", err
+	}
+	defer src.close()
+	sum := sha256.New()
+	if err = p.settle(path, &src, log); err == nil {
+		_, err = io.Copy(sum, io.NewSectionReader(src.at(), 0, src.length))
 	}
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(src.plain)
-	d := Drop{File: src.file.String(), System: src.system, Size: len(src.plain), SHA256: hex.EncodeToString(sum[:]),
+	d := Drop{File: src.file.String(), System: src.system, Size: int(src.length), SHA256: hex.EncodeToString(sum.Sum(nil)),
 		At: p.now().UTC().Truncate(time.Second), Member: p.Member}
 	if src.facts != nil {
 		d.MinTime, d.MaxTime = src.facts.MinTime, src.facts.MaxTime

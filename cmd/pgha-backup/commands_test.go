@@ -374,3 +374,20 @@ func TestHooksPrefix(t *testing.T) {
 		t.Errorf("no daemon to ask: %q", got)
 	}
 }
+
+func TestCutMapping(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"/a=/b":             {"/a", "/b"},
+		"/a=/b=c":           {"/a", "/b=c"},
+		`/a\=b=/c\=d`:       {"/a=b", "/c=d"},
+		`/a\\=b=/c`:         {`/a\=b`, "/c"},
+		`/a\b=/c\d`:         {`/a\b`, `/c\d`},
+		"=/b":               {"", "/b"},
+		`/no\=sign/at\=all`: {`/no\=sign/at\=all`, ""},
+	} {
+		from, to, ok := cutMapping(text)
+		if from != want[0] || to != want[1] || ok != (to != "") {
+			t.Errorf("%q: %q, %q, %v", text, from, to, ok)
+		}
+	}
+}
