@@ -45,6 +45,9 @@ func runBound(path string) error {
 	for range workers {
 		group.Go(func() error {
 			encoder, err := codec.NewEncoder(w.Codec, codec.Default)
+			if err == nil && w.Frame == 1<<20 { // packs
+				err = encoder.Thrift(codec.Default)
+			}
 			if err != nil {
 				return err
 			}
