@@ -54,7 +54,7 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
 	done
 
-bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more, -only fetch for one table
+bench: build ## figures beside pgBackRest, pg_basebackup and Barman (40 minutes, 30 GB of disk); BENCH="-data DIR -feed DIR" keeps what takes long to make, -only restore-file makes one table
 	@test/deps/bench.sh
 	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
 

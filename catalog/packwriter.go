@@ -27,6 +27,7 @@ type PackWriter struct {
 	volume string
 	tar    *tar.Writer
 	frames frameWriter
+	pool   *codec.Pool // of the frames' encoder
 
 	entry     *Entry // under way
 	remaining int64
@@ -39,12 +40,15 @@ func (u *Run) NewPack(ctx context.Context, name string) (*PackWriter, error) {
 		return nil, fmt.Errorf("pack name %q", name)
 	}
 	options := u.repository.options
-	encoder, err := codec.NewEncoder(options.Codec, options.Level)
+	encoder, err := u.encoders.Encoder(options.Codec, options.Level)
+	if err == nil {
+		err = encoder.Thrift(options.Level)
+	}
 	if err != nil {
 		return nil, err
 	}
 	key := u.repository.keys.run(u.ID, u.Run, name)
-	w := &PackWriter{ctx: ctx, bucket: u.repository.bucket, key: key, pack: Pack{Name: name}, volume: volumeOf(name)}
+	w := &PackWriter{ctx: ctx, bucket: u.repository.bucket, key: key, pack: Pack{Name: name}, volume: volumeOf(name), pool: &u.encoders}
 	w.frames = frameWriter{
 		encoder: encoder, plain: make([]byte, 0, FrameSize), sum: sha256.New(),
 		// Create-once: a run never writes a pack twice, and nothing may replace one.
@@ -130,6 +134,7 @@ func (w *PackWriter) Close() (Pack, PackInfo, error) {
 	if err := w.settle(w.frames.out.Commit()); err != nil {
 		return Pack{}, PackInfo{}, fmt.Errorf("store pack %s: %w", w.pack.Name, err)
 	}
+	w.pool.Release(w.frames.encoder)
 	w.pack.Frames = w.frames.lengths
 	info := PackInfo{Name: w.pack.Name, Size: w.frames.stored, Plain: w.frames.written,
 		SHA256: hex.EncodeToString(w.frames.sum.Sum(nil))}
