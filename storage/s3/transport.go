@@ -13,14 +13,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// transport sees what minio-go hides: Retry-After, bytes of a request under way,
-// and pages of a web server that answers in the place of the store.
-type transport struct{ next http.RoundTripper }
+// transport sees what minio-go hides: Retry-After, the store's clock, whether it takes our
+// credentials, bytes of a request under way, and what answers in the place of a list.
+type transport struct {
+	worked *atomic.Bool
+	next   http.RoundTripper
+}
 
 // answer collects, per call, what the headers said.
 type answer struct {
@@ -45,6 +49,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	if resp.StatusCode < 300 && req.Header.Get("Authorization") != "" {
+		t.worked.Store(true)
 	}
 	if a, ok := req.Context().Value(answerKey{}).(*answer); ok && resp.StatusCode >= 400 {
 		now := time.Now()
