@@ -169,6 +169,9 @@ func (b *Bucket) absent(ctx context.Context, op string, key storage.Key, a *answ
 			}
 			break
 		}
+		if b.renewed(r.Code) { // others were there by then
+			return &storage.Error{Op: op, Key: key, Retry: true, Err: err}
+		}
 	}
 	if !ok || r.StatusCode != http.StatusNotFound || r.Code != minio.NoSuchKey {
 		return b.report(ctx, op, key, a, err)
