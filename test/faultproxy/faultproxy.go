@@ -217,6 +217,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	p.body(w, req, resp.Body, f)
 }
 
+// Settle waits for the requests that are handed on late.
+func (p *Proxy) Settle() { p.ghosts.Wait() }
+
 // haunt hands a request on after its client has given it up for lost.
 func (p *Proxy) haunt(req *http.Request, f Fault) {
 	body, err := io.ReadAll(req.Body)

@@ -1,0 +1,37 @@
+package store_test
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgha-backup/pgha-backup/test/faultproxy"
+)
+
+// TestStoreSlice kills the server around some requests of each command, other ones each
+// time, and works in FoundationDB's weather.
+func TestStoreSlice(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	w := newWorld(t)
+	short := faultproxy.FoundationDB
+	short.Delay = time.Second
+	w.report(w.storm("weather", short, seed>>12, 0))
+	for _, c := range w.commands() {
+		w.count(c)
+		t.Logf("%s: %d requests", c.name, len(c.requests))
+		for range 2 {
+			w.report(w.around(c, 1+random.IntN(len(c.requests)), moments[random.IntN(len(moments))], seed))
+		}
+	}
+}
+
+func (w *world) report(r result) {
+	w.Helper()
+	w.Logf("%s (%s): struck %t, exits %d, next %d, %d uploads left, %.1f s", r.Name, r.Request, r.Struck, r.Code, r.Next, r.Uploads, r.Seconds)
+	if len(r.Faults) > 0 {
+		w.Errorf("%s (%s), exit %d:\n%s\n%s", r.Name, r.Request, r.Code, strings.Join(r.Faults, "\n"), r.Output)
+	}
+}
