@@ -91,7 +91,7 @@ func (r *Repository) readBackup(ctx context.Context, m Manifest, a Archive, foun
 	group.SetLimit(verifyWorkers)
 	for i, pack := range m.Packs {
 		group.Go(func() error {
-			return found.judge(m.ID, string(r.keys.run(m.ID, m.Run, pack.Name)), backup.readPack(ctx, i))
+			return found.judge(m.ID, string(r.keys.run(m.ID, m.Run, pack.Name)), Twice(func() error { return backup.readPack(ctx, i) }))
 		})
 	}
 	for _, s := range a.WAL(m) {
@@ -117,7 +117,10 @@ func (b *Backup) readPack(ctx context.Context, i int) error {
 
 func (r *Repository) readWAL(ctx context.Context, backup BackupID, s postgres.Segment, found *findings) error {
 	file := postgres.WALFile{Kind: postgres.WALSegment, Segment: s}
-	_, err := r.GetWAL(ctx, file, io.Discard)
+	err := Twice(func() error {
+		_, err := r.GetWAL(ctx, file, io.Discard)
+		return err
+	})
 	return found.judge(backup, string(r.keys.wal(file)), err)
 }
 

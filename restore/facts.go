@@ -168,7 +168,12 @@ func (a *archive) segment(ctx context.Context, s postgres.Segment) ([]byte, erro
 		}
 	}
 	var buffer bytes.Buffer
-	if _, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, &buffer); err != nil {
+	err := catalog.Twice(func() error {
+		buffer.Reset()
+		_, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, &buffer)
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read %s from the archive: %w", s, err)
 	}
 	a.recent[0], a.recent[1] = a.recent[1], wholeSegment{s, buffer.Bytes()}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/test/lab"
 	"github.com/pgha-backup/pgha-backup/test/torture"
@@ -67,8 +68,8 @@ func (w *world) commands() []*command {
 	list := []string{"list", "--all", "--format", "json"}
 	w.reset()
 	listed = w.call("work", w.node, list...).stdout
-	after := w.expired()
-	stays := before.Only(func(key string) bool { return after[key] != "" })
+	after, final := w.expired()
+	stays := before.Only(func(key string) bool { return final[key] != "" })
 	return []*command{
 		{name: "push", config: "work", dir: w.node, args: push, prepare: node(false), trouble: []int{1}, judge: keeps, whole: pushed},
 		{name: "push again", config: "work", dir: w.node, args: push, prepare: func() {
@@ -151,17 +152,23 @@ func (w *world) cleanly(prepare func(), dir string, args []string) torture.Tree 
 	return trees[0]
 }
 
-// expired is what an expire leaves that nothing disturbs.
-func (w *world) expired() torture.Tree {
+// expired is what an expire leaves that nothing disturbs, and what all that follow it do,
+// when what it hides has been hidden for long enough.
+func (w *world) expired() (after, final torture.Tree) {
 	w.Helper()
 	w.reset()
-	before := w.objects("work")
-	if o := w.call("work", w.node, "expire", "--yes"); o.code != 0 {
-		w.Fatalf("expire exits %d: %s", o.code, o.output())
+	expire := func() torture.Tree {
+		before := w.objects("work")
+		if o := w.call("work", w.node, "expire", "--yes"); o.code != 0 {
+			w.Fatalf("expire exits %d: %s", o.code, o.output())
+		}
+		now := w.objects("work")
+		if gone := before.Lost(now); len(gone) < 5 {
+			w.Fatalf("an expire removes %q", gone)
+		}
+		return now
 	}
-	after := w.objects("work")
-	if gone := before.Lost(after); len(gone) < 5 {
-		w.Fatalf("an expire removes %q", gone)
-	}
-	return after
+	after = expire()
+	time.Sleep(1500 * time.Millisecond) // the grace period, nothing to ask for
+	return after, expire()
 }
