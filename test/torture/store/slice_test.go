@@ -9,22 +9,23 @@ import (
 	"github.com/pgha-backup/pgha-backup/test/faultproxy"
 )
 
-// TestStoreSlice kills the server around some requests of each command, other ones each
-// time, and works in FoundationDB's weather.
+// TestStoreSlice has the store refuse, lie and be late, works in FoundationDB's weather, and
+// kills the server around a request of each command: another one each time.
 func TestStoreSlice(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
 	w := newWorld(t)
+	w.credentials()
+	w.lists()
+	w.clocks()
 	short := faultproxy.FoundationDB
 	short.Delay = time.Second
 	w.report(w.storm("weather", short, seed>>12, 0))
 	for _, c := range w.commands() {
 		w.count(c)
 		t.Logf("%s: %d requests", c.name, len(c.requests))
-		for range 2 {
-			w.report(w.around(c, 1+random.IntN(len(c.requests)), moments[random.IntN(len(moments))], seed))
-		}
+		w.report(w.around(c, 1+random.IntN(len(c.requests)), moments[random.IntN(len(moments))], seed))
 	}
 }
 

@@ -72,6 +72,8 @@ func newWorld(t *testing.T) *world {
 	w.configure("archiver", w.s3.Addr, "living", w.pg.DataDir)
 	w.configure("living", w.proxy.Addr(), "living", w.pg.DataDir)
 	w.configure("work", w.proxy.Addr(), "work", "")
+	w.configure("hasty", w.proxy.Addr(), "work", "")
+	w.configure("rotated", w.proxy.Addr(), "living", w.pg.DataDir)
 	w.pg.Start()
 	w.fill()
 	return w
@@ -86,16 +88,23 @@ func (w *world) must(err error) {
 
 func (w *world) configure(name, addr, bucket, dataDir string) {
 	state := w.run.Mkdir(lab.User1, 0o700, "state-"+name)
+	keys, patience := fmt.Sprintf("access_key: %s, secret_key: %s", w.s3.AccessKey, w.s3.SecretKey), "15m"
+	switch name {
+	case "rotated":
+		keys = fmt.Sprintf("credentials_file: %q", w.run.Path("credentials"))
+	case "hasty":
+		patience = "2s"
+	}
 	w.run.WriteFile(lab.User1, 0o600, fmt.Sprintf(`cluster: {scope: %s, member: one, data_dir: %q, bin_dir: %s, state_dir: %s, dsn: %q}
 repositories:
   - name: main
     type: s3
-    s3: {endpoint: "http://%s", bucket: %s, region: %s, access_key: %s, secret_key: %s, path_style: path, tls: "off"}
+    s3: {endpoint: "http://%s", bucket: %s, region: %s, %s, path_style: path, tls: "off"}
     level: fastest
-archive: {get_batch: 3}
+archive: {get_batch: 3, push_timeout: %s, get_recovery_timeout: %s}
 backup: {pack_size: 16MiB, part_size: 5MiB}
 retention: {keep: 1, grace: 1s}
-`, scope, dataDir, w.pg.BinDir, state, w.pg.SocketDSN(), addr, bucket, w.s3.Region, w.s3.AccessKey, w.s3.SecretKey), name+".yaml")
+`, scope, dataDir, w.pg.BinDir, state, w.pg.SocketDSN(), addr, bucket, w.s3.Region, keys, map[bool]string{true: "2s", false: "60s"}[name == "hasty"], patience), name+".yaml")
 }
 
 // fill gives the server a history of three backups, the oldest of them hidden already.
