@@ -240,3 +240,38 @@ func TestSurveyOfATroubledStore(t *testing.T) {
 		}
 	}
 }
+
+// A bit that turns on its way, in any answer, is no finding; one that turned in the store
+// is, in TestVerify's cases.
+func TestVerifyReadsAgain(t *testing.T) {
+	bucket := mem.New()
+	_, m := stocked(t, bucket)
+	for n := 1; ; n++ {
+		broken := faulty.New(bucket, nil)
+		gets := 0
+		broken.Set(faulty.On("get", func(faulty.Call) (f faulty.Fault) {
+			if gets++; gets == n {
+				f = faulty.Flip(100)
+			}
+			return f
+		}))
+		r := New(broken, Location{Scope: "main", System: system}, Options{})
+		a, err := r.Archive(t.Context())
+		var wal, backup []Finding
+		if err == nil {
+			wal, err = r.VerifyWAL(t.Context(), a, Hashes)
+		}
+		if err == nil {
+			backup, err = r.VerifyBackup(t.Context(), m, a, Hashes)
+		}
+		if err != nil || len(backup) > 0 || len(wal) != 0 || len(a.Unreadable) > 0 {
+			t.Errorf("get %d: %v, %v %v %v", n, err, wal, backup, a.Unreadable)
+		}
+		if gets < n {
+			if n < 10 {
+				t.Errorf("%d gets", gets)
+			}
+			return
+		}
+	}
+}
