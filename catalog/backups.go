@@ -24,7 +24,8 @@ type Backup struct {
 // Limits of documents that are read whole.
 const (
 	maxManifest = 16 << 20
-	maxIndex    = 1 << 30
+	maxStored   = 256 << 20 // of an index or backup_manifest, as stored
+	maxIndex    = 768 << 20
 )
 
 // Manifest reads one backup's manifest: storage.ErrNotExist if there is none.
@@ -96,7 +97,13 @@ func (r *Repository) Open(ctx context.Context, m Manifest) (*Backup, error) {
 
 // BackupManifest reads PostgreSQL's own backup_manifest of a backup.
 func (b *Backup) BackupManifest(ctx context.Context) ([]byte, error) {
-	text, err := b.repository.document(ctx, b.Manifest, backupManifestName, b.Manifest.BackupManifest, maxIndex)
+	limit := int64(1 << 20) // it says no more than the index knows
+	for _, pack := range b.Index.Packs {
+		for _, e := range pack.Entries {
+			limit += 256 + 6*int64(len(e.Path)) // at the worst every byte is \u00xx
+		}
+	}
+	text, err := b.repository.document(ctx, b.Manifest, backupManifestName, b.Manifest.BackupManifest, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +114,7 @@ func (b *Backup) BackupManifest(ctx context.Context) ([]byte, error) {
 // hash, decoding at most limit bytes of it.
 func (r *Repository) document(ctx context.Context, m Manifest, name string, want Document, limit int64) (io.Reader, error) {
 	key := r.keys.run(m.ID, m.Run, name)
-	if want.Size > limit {
+	if want.Size > maxStored {
 		return nil, fmt.Errorf("%s: %w", key, errTooLong)
 	}
 	var data []byte

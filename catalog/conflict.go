@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -77,11 +79,23 @@ func (r *Repository) follow(ctx context.Context, file postgres.WALFile, decided 
 // decided asks the store what was said of one file: whoever acknowledges WAL cannot
 // go by what was known a while ago.
 func (r *Repository) decided(ctx context.Context, file postgres.WALFile) (d decision) {
-	d.err = r.readDocument(ctx, r.keys.resolved(file), 1<<16, &d.said)
+	d.said, d.err = r.resolution(ctx, r.keys.resolved(file))
 	if errors.Is(d.err, storage.ErrNotExist) {
 		d.err = nil
 	}
 	return d
+}
+
+var shaPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (r *Repository) resolution(ctx context.Context, key storage.Key) (said Resolution, err error) {
+	if err = r.readDocument(ctx, key, 1<<16, &said); err == nil && !shaPattern.MatchString(said.SHA256) {
+		err = fmt.Errorf("%s: %w: sha256 %q", key, codec.ErrCorrupt, said.SHA256)
+	}
+	if err != nil {
+		return Resolution{}, err
+	}
+	return said, nil
 }
 
 func (r *Repository) resolutions(ctx context.Context) (map[string]decision, error) {
@@ -108,10 +122,13 @@ func (r *Repository) conflicts(ctx context.Context, below storage.Key) (files ma
 			return nil, nil, fmt.Errorf("list WAL conflicts: %w", err)
 		}
 		file, name, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.conflicts())), "/")
+		if _, err := postgres.ParseWALFile(file); err != nil || name != "resolved" && !shaPattern.MatchString(name) {
+			continue // not one of ours
+		}
 		d := files[file]
-		if name != "resolved" {
+		if name != resolvedName {
 			d.kept = append(d.kept, object)
-		} else if d.err = r.readDocument(ctx, object.Key, 1<<16, &d.said); d.err != nil {
+		} else if d.said, d.err = r.resolution(ctx, object.Key); d.err != nil {
 			if err := (*unreadables)(&broken).add("", object.Key, d.err); err != nil {
 				return nil, nil, err
 			}

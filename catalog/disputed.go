@@ -92,10 +92,14 @@ func (r *Repository) describeConflict(ctx context.Context, file postgres.WALFile
 
 // Compare reads the contents whole and finds where each parts from the first.
 func (r *Repository) Compare(ctx context.Context, c Conflict) error {
+	limit := int64(1 << 30)
+	if info, err := r.Info(ctx); err == nil {
+		limit = int64(info.SegmentSize)
+	}
 	var first []byte
 	for i, k := range c.Contents {
 		var plain bytes.Buffer
-		if _, err := r.getWAL(ctx, k.key, c.File, &plain); err != nil {
+		if _, err := r.getWAL(ctx, k.key, c.File, AtMost(&plain, limit)); err != nil {
 			return fmt.Errorf("%s: %w", k.key, err)
 		}
 		if i == 0 {

@@ -20,7 +20,7 @@ type expiredGap struct {
 // RecordExpired writes down which holes will be in the archive once what gone tells
 // to is removed. It comes before the removal.
 func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(postgres.Segment) bool, at time.Time) error {
-	for _, hole := range a.without(gone).Missing() {
+	for _, hole := range append(a.without(gone).Missing(), a.beginnings(gone)...) {
 		if hole.Segments > maxNeeded {
 			continue // a jump of the log's position, not ours
 		}
@@ -33,14 +33,21 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 				s = s.Next(a.SegmentSize)
 				gap.Last = s
 			}
-			if slices.Contains(a.expired, gap) {
-				continue
+			for _, old := range a.expired {
+				switch {
+				case old.covers(gap, a.SegmentSize):
+					gap = old
+				case old.Last.Next(a.SegmentSize) == gap.First:
+					gap.First = old.First
+				}
 			}
-			if err := r.once(ctx, r.gapKey(gap, gapExpired), expiredGap{Format, gap.First, gap.Last, at}); err != nil {
-				return err
+			if !slices.Contains(a.expired, gap) {
+				if err := r.once(ctx, r.gapKey(gap, gapExpired), expiredGap{Format, gap.First, gap.Last, at}); err != nil {
+					return err
+				}
 			}
 			for _, old := range a.expired { // one hole, one record
-				if gap.covers(old, a.SegmentSize) {
+				if gap != old && gap.covers(old, a.SegmentSize) {
 					if err := r.remove(ctx, r.gapKey(old, gapExpired)); err != nil {
 						return err
 					}
@@ -50,7 +57,10 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 	}
 	for _, g := range a.known { // what is known of a hole goes with what lay around it
 		s := g.First
-		for gone(s) && s != g.Last {
+		if g.Last.Number(a.SegmentSize)-s.Number(a.SegmentSize) > maxNeeded { // no server wrote so much: nothing of ours
+			continue
+		}
+		for gone(s) && s.Number(a.SegmentSize) < g.Last.Number(a.SegmentSize) {
 			s = s.Next(a.SegmentSize)
 		}
 		if gone(s) {
@@ -64,6 +74,23 @@ func (r *Repository) RecordExpired(ctx context.Context, a Archive, gone func(pos
 
 func (g Range) covers(o Range, size postgres.SegmentSize) bool {
 	return g.First.Timeline == o.First.Timeline && g.First.Number(size) <= o.First.Number(size) && o.Last.Number(size) <= g.Last.Number(size)
+}
+
+// beginnings are what goes of each timeline before the first segment that stays. That is no hole once all of it is
+// gone; but several go at once, and a removal that is killed leaves some behind others.
+func (a Archive) beginnings(gone func(postgres.Segment) bool) (all []Range) {
+	for _, t := range a.Timelines {
+		if len(t.Ranges) == 0 {
+			continue
+		}
+		begin, last := t.Ranges[0].First.Number(a.SegmentSize), t.Ranges[len(t.Ranges)-1].Last.Number(a.SegmentSize)
+		end := begin
+		for end <= last && end-begin < maxNeeded && gone(postgres.SegmentAt(t.Timeline, postgres.LSN(end*uint64(a.SegmentSize)), a.SegmentSize)) {
+			end++
+		}
+		all = append(all, gap(t.Timeline, begin, end, a.SegmentSize)...)
+	}
+	return all
 }
 
 // without is the archive after a removal.

@@ -95,17 +95,29 @@ type Gap struct {
 // several at once. It is less than anybody waits before he fills a hole.
 const arriving = 20 * time.Second
 
-// arrives tells that the segment right behind a hole has just come, so that the hole
-// itself may be on its way.
-func (a Archive) arrives(hole Range) bool {
-	for _, t := range a.Timelines {
-		for i, r := range t.Ranges {
-			if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) {
-				return !a.listed.IsZero() && a.listed.Sub(t.begun[i]).Abs() < arriving
+// arrives is for how long yet a hole may be on its way, because the segment right behind
+// it has just come; zero: it is not.
+func (a Archive) arrives(hole Range) time.Duration {
+	t := a.timeline(hole.First.Timeline)
+	for i, r := range t.Ranges {
+		if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) && !a.listed.IsZero() {
+			if age := a.listed.Sub(t.begun[i]); age.Abs() < arriving {
+				return arriving - age
 			}
 		}
 	}
-	return false
+	return 0
+}
+
+// Arriving is how soon after it was listed the archive may have a gap that Gaps does not
+// tell yet; zero: it tells all.
+func (a Archive) Arriving() (soonest time.Duration) {
+	for _, hole := range a.Missing() {
+		if d := a.arrives(hole); d > 0 && (soonest == 0 || d < soonest) {
+			soonest = d
+		}
+	}
+	return soonest
 }
 
 // Gaps are all that is missing and not just on its way, cut where a record begins or ends.
@@ -131,7 +143,7 @@ func (a Archive) Gaps() (all []Gap) {
 					g.State, g.Record = k.state, k
 				}
 			}
-			if g.Record == nil && g.Accepted == nil && a.arrives(hole) {
+			if g.Record == nil && g.Accepted == nil && a.arrives(hole) > 0 {
 				continue
 			}
 			all = append(all, g)

@@ -67,9 +67,18 @@ func TestGapRecords(t *testing.T) {
 	must(err)
 	put(1, 5)
 	put(9, 12)
-	want("") // those before it may be on their way
-	bucket.Age(arriving + time.Second)
-	s := want("1/6-8 late")
+	s := want("") // those before it may be on their way
+	if soon := s.Archive.Arriving(); soon <= arriving-10*time.Second || soon > arriving {
+		t.Errorf("asked again in %s", soon)
+	}
+	bucket.Age(15 * time.Second)
+	if soon := want("").Archive.Arriving(); soon <= 0 || soon > arriving-15*time.Second {
+		t.Errorf("15 s later asked again in %s", soon)
+	}
+	bucket.Age(arriving - 14*time.Second)
+	if s = want("1/6-8 late"); s.Archive.Arriving() != 0 {
+		t.Errorf("asked again in %s though all is told", s.Archive.Arriving())
+	}
 	after, next, err := r.GapSpan(ctx, s.Archive, s.Archive.Gaps()[0].Range)
 	if must(err); !after.Equal(gapTime.Add(4*time.Minute+time.Second)) || !next.Equal(gapTime.Add(9*time.Minute)) {
 		t.Errorf("after %s, next %s", after, next)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
@@ -86,7 +87,7 @@ func (r *Repository) Holds(ctx context.Context) ([]Hold, error) {
 			return nil, err
 		}
 		if string(h.Backup) != id || h.Name != name {
-			return nil, fmt.Errorf("%s: names hold %q of backup %q", object.Key, h.Name, h.Backup)
+			return nil, fmt.Errorf("%s: %w: names hold %q of backup %q", object.Key, codec.ErrCorrupt, h.Name, h.Backup)
 		}
 		found = append(found, h)
 	}

@@ -77,6 +77,13 @@ type entryLine struct {
 
 // encodeIndex writes one JSON line for the index, each pack and each entry.
 func encodeIndex(w io.Writer, id BackupID, run RunID, index Index) error {
+	files := 0
+	for _, pack := range index.Packs {
+		files += len(pack.Entries)
+	}
+	if files > maxEntries {
+		return fmt.Errorf("%d files are more than a backup can hold, %d", files, maxEntries)
+	}
 	out := bufio.NewWriterSize(w, 64<<10)
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
@@ -103,8 +110,13 @@ func encodeIndex(w io.Writer, id BackupID, run RunID, index Index) error {
 // Limits of an index, so that a hostile one cannot take the memory.
 const (
 	maxIndexLine = 16 << 20
-	maxFrames    = 1 << 20
+	maxFrames    = 1 << 20 // of a pack: 1 TiB
+	maxAllFrames = 1 << 26
+	maxEntries   = 1 << 22
 )
+
+// made are the directories of every copy, whatever the index says.
+var made = []string{"global/x", "pg_tblspc/x", "pg_wal/archive_status/x"}
 
 // decodeIndex reads an index and refuses one that contradicts the manifest,
 // overlaps, or names a path outside PGDATA.
@@ -115,7 +127,9 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 	next := func(v any) error {
 		n++
 		if !lines.Scan() {
-			if err := lines.Err(); err != nil {
+			if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+				return fmt.Errorf("%w: index line %d is longer than %d bytes", codec.ErrCorrupt, n, maxIndexLine)
+			} else if err != nil {
 				return fmt.Errorf("index line %d: %w", n, err)
 			}
 			return fmt.Errorf("%w: index ends at line %d", codec.ErrCorrupt, n)
@@ -136,7 +150,8 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 		return Index{}, fmt.Errorf("%w: index is of backup %s run %s with %d packs", codec.ErrCorrupt, header.ID, header.Run, header.Packs)
 	}
 	index := Index{}
-	seen := map[string]bool{}
+	seen := map[string]EntryKind{}
+	frames := 0
 	for i := range header.Packs {
 		var head packHeader
 		if err := next(&head); err != nil {
@@ -145,6 +160,9 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 		pack, info := head.Pack, m.Packs[i]
 		if err := checkFrames(pack, info); err != nil {
 			return Index{}, err
+		}
+		if frames += len(pack.Frames); frames > maxAllFrames || head.Count < 0 || len(seen)+head.Count > maxEntries {
+			return Index{}, fmt.Errorf("%w: index line %d: %d frames and %d entries are too many", codec.ErrCorrupt, n, frames, len(seen)+head.Count)
 		}
 		end := int64(0)
 		for range head.Count {
@@ -159,10 +177,10 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 			if err := checkEntry(entry, pack.Name, end, info.Plain); err != nil {
 				return Index{}, fmt.Errorf("%w: index line %d: %w", codec.ErrCorrupt, n, err)
 			}
-			if seen[entry.Path] {
+			if _, twice := seen[entry.Path]; twice {
 				return Index{}, fmt.Errorf("%w: index line %d: %q comes twice", codec.ErrCorrupt, n, entry.Path)
 			}
-			seen[entry.Path] = true
+			seen[entry.Path] = entry.Kind
 			end = entry.Offset + entry.Size
 			pack.Entries = append(pack.Entries, entry)
 		}
@@ -171,7 +189,29 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 	if lines.Scan() {
 		return Index{}, fmt.Errorf("%w: index goes on after line %d", codec.ErrCorrupt, n)
 	}
+	for _, pack := range index.Packs {
+		for _, entry := range pack.Entries {
+			if above := fileAbove(seen, entry.Path); above != "" {
+				return Index{}, fmt.Errorf("%w: index: %q is a file and holds %q", codec.ErrCorrupt, above, entry.Path)
+			}
+		}
+	}
+	for _, name := range made {
+		if above := fileAbove(seen, name); above != "" {
+			return Index{}, fmt.Errorf("%w: index: %q is a file", codec.ErrCorrupt, above)
+		}
+	}
 	return index, lines.Err()
+}
+
+// fileAbove is the file that stands where a directory above name is needed.
+func fileAbove(seen map[string]EntryKind, name string) string {
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if kind, there := seen[dir]; there && kind != Dir {
+			return dir
+		}
+	}
+	return ""
 }
 
 func checkFrames(pack Pack, info PackInfo) error {
@@ -190,6 +230,9 @@ func checkFrames(pack Pack, info PackInfo) error {
 	return nil
 }
 
+// tarHeader is what every entry takes in the tar before its data, at least.
+const tarHeader = 512
+
 func checkEntry(e Entry, pack string, after, plain int64) error {
 	if err := checkPath(e.Path, volumeOf(pack)); err != nil {
 		return err
@@ -197,7 +240,7 @@ func checkEntry(e Entry, pack string, after, plain int64) error {
 	if e.Kind != File && e.Kind != Dir || e.Kind == Dir && e.Size != 0 {
 		return fmt.Errorf("%q: kind %q with %d bytes", e.Path, e.Kind, e.Size)
 	}
-	if e.Size < 0 || e.Offset < after || e.Offset%512 != 0 || e.Offset > plain-e.Size {
+	if e.Size < 0 || e.Offset < after+tarHeader || e.Offset%tarHeader != 0 || e.Offset > plain-e.Size {
 		return fmt.Errorf("%q: %d bytes at %d overlap or lie outside %d", e.Path, e.Size, e.Offset, plain)
 	}
 	if e.Mode&^0o777 != 0 {
@@ -206,14 +249,19 @@ func checkEntry(e Entry, pack string, after, plain int64) error {
 	return nil
 }
 
+// longPart is a name that no file system takes.
+var longPart = regexp.MustCompile(`[^/]{256}`)
+
 // checkPath keeps a name inside PGDATA, and a tablespace's names inside the tablespace.
 func checkPath(name, volume string) error {
 	if name == "" || len(name) > 4096 || strings.ContainsRune(name, 0) || path.Clean(name) != name ||
-		path.IsAbs(name) || name == "." || name == ".." || strings.HasPrefix(name, "../") {
+		path.IsAbs(name) || name == "." || name == ".." || strings.HasPrefix(name, "../") || longPart.MatchString(name) {
 		return fmt.Errorf("path %q does not stay inside PGDATA", name)
 	}
 	inside := strings.HasPrefix(name, "pg_tblspc/")
-	if volume == "base" && inside || volume != "base" && !strings.HasPrefix(name, "pg_tblspc/"+volume+"/") {
+	// In a tablespace PostgreSQL has nothing but directories of its versions: whoever
+	// makes somebody's home one must not fill it as he likes.
+	if volume == "base" && inside || volume != "base" && !strings.HasPrefix(name, "pg_tblspc/"+volume+"/PG_") {
 		return fmt.Errorf("path %q does not belong to volume %s", name, volume)
 	}
 	return nil
@@ -253,4 +301,4 @@ func compressDocument(plain []byte) ([]byte, error) {
 	return encoder.AppendFrame(nil, plain)
 }
 
-var errTooLong = errors.New("document is longer than allowed")
+var errTooLong = fmt.Errorf("%w: document is longer than allowed", codec.ErrCorrupt)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -135,7 +136,10 @@ func (r *Repository) take(ctx context.Context, s *StoredBackup, object storage.O
 		return err
 	case removalName:
 		s.Removal = &Removal{}
-		return r.readDocument(ctx, object.Key, 1<<16, s.Removal)
+		if err = r.readDocument(ctx, object.Key, 1<<16, s.Removal); err == nil && !runPattern.MatchString(string(s.Removal.Run)) {
+			err = fmt.Errorf("%s: %w: names run %q", object.Key, codec.ErrCorrupt, s.Removal.Run)
+		}
+		return err
 	}
 	run, name, _ := strings.Cut(rest, "/")
 	if !runPattern.MatchString(run) {
@@ -151,7 +155,10 @@ func (r *Repository) take(ctx context.Context, s *StoredBackup, object storage.O
 	}
 	if name == startedName {
 		u.Started = &Started{}
-		return r.readDocument(ctx, object.Key, 1<<16, u.Started)
+		if err = r.readDocument(ctx, object.Key, 1<<16, u.Started); err == nil && (u.Started.ID != s.ID || u.Started.Run != u.Run) {
+			err = fmt.Errorf("%s: %w: names run %q of backup %q", object.Key, codec.ErrCorrupt, u.Started.Run, u.Started.ID)
+		}
+		return err
 	}
 	return nil
 }

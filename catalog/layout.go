@@ -53,7 +53,7 @@ func (l layout) conflict(f postgres.WALFile, sha256 string) storage.Key {
 }
 
 func (l layout) resolved(f postgres.WALFile) storage.Key {
-	return l.key("conflict", f.String(), "resolved")
+	return l.key("conflict", f.String(), resolvedName)
 }
 
 func (l layout) backups() storage.Key { return l.key("backup") + "/" }
@@ -78,4 +78,5 @@ const (
 	startedName        = "started"
 	indexName          = "index"
 	backupManifestName = "backup_manifest"
+	resolvedName       = "resolved" // of a conflict
 )

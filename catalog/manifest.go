@@ -3,6 +3,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -79,6 +80,10 @@ type Settings struct {
 	GroupAccess          bool   `json:"group_access,omitempty"` // PGDATA is 0750
 }
 
+func (s Settings) minima() []int {
+	return []int{s.MaxConnections, s.MaxWorkerProcesses, s.MaxWALSenders, s.MaxPreparedXacts, s.MaxLocksPerXact}
+}
+
 // PackInfo is one stored pack.
 type PackInfo struct {
 	Name   string `json:"name"` // base-0001.tar, 16400-0001.tar
@@ -134,6 +139,13 @@ func (m Manifest) Validate() error {
 	}
 	if err := m.SegmentSize.Validate(); err != nil {
 		bad("%w", err)
+	} else if span := uint64(m.StopLSN-m.StartLSN) / uint64(m.SegmentSize); span >= maxNeeded {
+		bad("start %s and stop %s are %d segments apart", m.StartLSN, m.StopLSN, span)
+	}
+	for _, n := range m.Settings.minima() {
+		if n < 0 || n > math.MaxInt32 {
+			bad("setting of %d", n)
+		}
 	}
 	if _, _, err := codec.Parse(string(m.Codec), ""); err != nil {
 		bad("%w", err)
@@ -151,7 +163,7 @@ func (m Manifest) Validate() error {
 		if !ok || !packPattern.MatchString(p.Name) || !known[volume] || seen[p.Name] {
 			bad("pack %q", p.Name)
 		}
-		if p.Size < 0 || p.Plain < 0 || len(p.SHA256) != 64 {
+		if p.Size < 0 || p.Plain < 0 || p.Plain > maxFrames*FrameSize || len(p.SHA256) != 64 {
 			bad("pack %q: size %d, plain %d, sha256 %q", p.Name, p.Size, p.Plain, p.SHA256)
 		}
 		seen[p.Name] = true

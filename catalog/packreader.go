@@ -87,6 +87,9 @@ func (r *PackReader) Next() (Entry, error) {
 		return Entry{}, r.damaged("tar has %q of %d bytes at %d, the index %q of %d at %d",
 			header.Name, header.Size, r.offset(), name, e.Size, e.Offset)
 	}
+	if header.Mode != int64(e.Mode) || header.ModTime.Unix() != e.Modified.Unix() {
+		return Entry{}, r.damaged("tar has %q with mode %o of %s, the index with %o of %s", name, header.Mode, header.ModTime.UTC(), e.Mode, e.Modified)
+	}
 	r.crc, r.read = 0, 0
 	return e, nil
 }

@@ -71,7 +71,8 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 			if err != nil {
 				return Archive{}, err
 			}
-			if entry.File.Kind == postgres.WALSegment {
+			// A number beyond its log's last would be another segment's.
+			if entry.File.Kind == postgres.WALSegment && uint64(entry.File.Segment.Seg) < info.SegmentSize.PerLog() {
 				t.add(entry, info.SegmentSize)
 			}
 		}
@@ -132,6 +133,10 @@ func gap(tli postgres.TimelineID, begin, end uint64, size postgres.SegmentSize) 
 // between is missing. The segment with a fork in it is archived under the child's
 // name. Of a timeline of which nothing is archived yet, nothing is missing.
 func (a *Archive) findGaps() {
+	index := map[postgres.TimelineID]int{}
+	for i, t := range a.Timelines {
+		index[t.Timeline] = i
+	}
 	for _, t := range slices.Clone(a.Timelines) {
 		h := a.branch(t.Timeline)
 		from, begun := uint64(0), false
@@ -144,8 +149,8 @@ func (a *Archive) findGaps() {
 			}
 			span := gap(own.Timeline, from, end, a.SegmentSize)
 			from = max(from, end)
-			at := slices.IndexFunc(a.Timelines, func(t TimelineWAL) bool { return t.Timeline == own.Timeline })
-			if at >= 0 {
+			at, known := index[own.Timeline]
+			if known {
 				own = a.Timelines[at]
 			}
 			missing := Subtract(span, own.Ranges, a.SegmentSize)
@@ -158,8 +163,9 @@ func (a *Archive) findGaps() {
 			if len(missing) == 0 {
 				continue
 			}
-			if at < 0 { // it has neither a segment nor a history, and is shown for its gap
+			if !known { // it has neither a segment nor a history, and is shown for its gap
 				at, a.Timelines = len(a.Timelines), append(a.Timelines, own)
+				index[own.Timeline] = at
 			}
 			a.Timelines[at].Missing = merge(append(own.Missing, missing...), a.SegmentSize)
 		}
@@ -191,9 +197,26 @@ func (a Archive) Missing() (all []Range) {
 
 // Has tells whether the archive holds a segment.
 func (a Archive) Has(s postgres.Segment) bool {
-	return slices.ContainsFunc(a.Timelines, func(t TimelineWAL) bool {
-		return t.Timeline == s.Timeline && slices.ContainsFunc(t.Ranges, func(r Range) bool { return r.covers(Range{First: s, Last: s}, a.SegmentSize) })
+	n := s.Number(a.SegmentSize)
+	_, found := slices.BinarySearchFunc(a.timeline(s.Timeline).Ranges, n, func(r Range, n uint64) int {
+		switch {
+		case r.Last.Number(a.SegmentSize) < n:
+			return -1
+		case r.First.Number(a.SegmentSize) > n:
+			return 1
+		}
+		return 0
 	})
+	return found
+}
+
+// timeline is what is known of one; nothing where the archive has none.
+func (a Archive) timeline(tli postgres.TimelineID) (t TimelineWAL) {
+	i, found := slices.BinarySearchFunc(a.Timelines, tli, func(t TimelineWAL, tli postgres.TimelineID) int { return cmp.Compare(t.Timeline, tli) })
+	if found {
+		t = a.Timelines[i]
+	}
+	return t
 }
 
 // History is the branch that ends in tli; false if its history file is missing.
@@ -224,14 +247,20 @@ func (a Archive) segmentOn(h postgres.TimelineHistory, n uint64) postgres.Segmen
 // maxNeeded bounds the WAL of one backup that is believed, in segments.
 const maxNeeded = 1 << 20
 
+// maxLacks is how many missing segments of one backup are told.
+const maxLacks = 1000
+
 // needed are the segments, along the branch h, without which a backup cannot
-// become consistent: from its start to its stop.
+// become consistent: from its start to its stop. Where most is missing, not all are told.
 func (a Archive) needed(h postgres.TimelineHistory, m Manifest) []postgres.Segment {
 	first := postgres.SegmentAt(m.Timeline, m.StartLSN, a.SegmentSize).Number(a.SegmentSize)
 	last := postgres.SegmentEndingAt(m.StopTLI, m.StopLSN, a.SegmentSize).Number(a.SegmentSize)
 	var needed []postgres.Segment
-	for n := first; n <= last && n-first < maxNeeded; n++ {
+	for n, lacks := first, 0; n <= last && n-first < maxNeeded && lacks < maxLacks; n++ {
 		needed = append(needed, a.segmentOn(h, n))
+		if !a.Has(needed[len(needed)-1]) {
+			lacks++
+		}
 	}
 	return needed
 }

@@ -72,11 +72,18 @@ type Info struct {
 }
 
 // ErrFormat marks a repository or document written by a newer version.
-var ErrFormat = errors.New("written by a newer version of pgha-backup")
+var ErrFormat error = &formatError{}
+
+type formatError struct{}
+
+func (*formatError) Error() string { return "written by a newer version of pgha-backup" }
+
+// Hint says what to do.
+func (*formatError) Hint() string { return "upgrade pgha-backup on this host" }
 
 func checkFormat(what string, format int) error {
 	if format > Format {
-		return fmt.Errorf("%s has format %d, this version reads up to %d: %w; upgrade pgha-backup on this host", what, format, Format, ErrFormat)
+		return fmt.Errorf("%s has format %d, this version reads up to %d: %w", what, format, Format, ErrFormat)
 	}
 	if format < 1 {
 		return fmt.Errorf("%s has no format number: not one of ours, or damaged: %w", what, codec.ErrCorrupt)
@@ -91,10 +98,13 @@ func (r *Repository) Info(ctx context.Context) (Info, error) {
 		return Info{}, err
 	}
 	if info.SystemIdentifier != r.at.System {
-		return Info{}, fmt.Errorf("%s names system identifier %s, its path %s: the repository was moved or damaged",
-			r.keys.repository(), info.SystemIdentifier, r.at.System)
+		return Info{}, fmt.Errorf("%s: %w: it names system identifier %s, its path %s: the repository was moved or damaged",
+			r.keys.repository(), codec.ErrCorrupt, info.SystemIdentifier, r.at.System)
 	}
-	return info, info.SegmentSize.Validate()
+	if err := info.SegmentSize.Validate(); err != nil {
+		return Info{}, fmt.Errorf("%s: %w: %w", r.keys.repository(), codec.ErrCorrupt, err)
+	}
+	return info, nil
 }
 
 // Create writes repository.json, or checks the one that is there: the same
@@ -169,6 +179,9 @@ func Twice(read func() error) error {
 func (r *Repository) readDocument(ctx context.Context, key storage.Key, limit int64, v any) error {
 	return Twice(func() error {
 		data, err := storage.ReadAll(ctx, r.bucket, key, limit)
+		if errors.Is(err, storage.ErrSpoiled) {
+			return fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -178,6 +191,17 @@ func (r *Repository) readDocument(ctx context.Context, key storage.Key, limit in
 
 // decodeDocument looks at the format first: a newer one may differ in everything else.
 func decodeDocument(what string, data []byte, v any) error {
+	if err := decodeFormat(what, data, v); err != nil {
+		return err
+	}
+	if err := checkSeal(data); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// decodeFormat refuses what a newer version wrote before it looks for more.
+func decodeFormat(what string, data []byte, v any) error {
 	var head struct {
 		Format int `json:"format"`
 	}
@@ -200,7 +224,7 @@ func (r *Repository) createDocument(ctx context.Context, key storage.Key, v any)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	return r.create(ctx, key, append(data, '\n'))
+	return r.create(ctx, key, seal(sealable(data)))
 }
 
 // create stores an object once and for all. Where the name is taken, the same bytes

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -55,12 +56,12 @@ func (u *Run) Commit(ctx context.Context, m Manifest, index Index, backupManifes
 	r := u.repository
 	m.Format, m.ID, m.Run, m.Scope, m.System = Format, u.ID, u.Run, r.at.Scope, r.at.System
 	m.Codec = r.options.Codec
-	var lost findings
-	if err := r.compareRun(ctx, m, m.packSizes(), &lost); err != nil {
+	lost, err := r.compareRun(ctx, m, m.packSizes())
+	if err != nil {
 		return m, err
 	}
-	if len(lost.all) > 0 {
-		return m, fmt.Errorf("%s %s: nothing was committed", lost.all[0].Object, lost.all[0].Problem)
+	if len(lost) > 0 {
+		return m, fmt.Errorf("%s %s: nothing was committed", lost[0].Object, lost[0].Problem)
 	}
 	indexDocument, err := packIndex(u.ID, u.Run, index)
 	if err != nil {
@@ -137,21 +138,23 @@ func (m Manifest) packSizes() map[string]int64 {
 
 // compareRun lists a run's objects and finds those that are missing or have another
 // size than wanted.
-func (r *Repository) compareRun(ctx context.Context, m Manifest, want map[string]int64, found *findings) error {
+func (r *Repository) compareRun(ctx context.Context, m Manifest, want map[string]int64) (found []Finding, err error) {
 	prefix := r.keys.run(m.ID, m.Run, "")
 	sizes := map[string]int64{}
 	for object, err := range r.bucket.List(ctx, prefix, "") {
 		if err != nil {
-			return fmt.Errorf("list backup %s: %w", m.ID, err)
+			return nil, fmt.Errorf("list backup %s: %w", m.ID, err)
 		}
 		sizes[string(object.Key[len(prefix):])] = object.Size
 	}
-	for name, size := range want {
-		if there, ok := sizes[name]; !ok {
-			found.add(m.ID, string(prefix)+name, "is missing")
-		} else if there != size {
-			found.add(m.ID, string(prefix)+name, "has %d bytes, the manifest says %d", there, size)
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		f := Finding{Backup: m.ID, Object: string(prefix) + name, Problem: "is missing"}
+		if there, ok := sizes[name]; ok && there != want[name] {
+			f.Problem = fmt.Sprintf("has %d bytes, the manifest says %d", there, want[name])
+		} else if ok {
+			continue
 		}
+		found = append(found, f)
 	}
-	return nil
+	return found, nil
 }

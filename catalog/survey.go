@@ -83,7 +83,9 @@ func (r *Repository) Survey(ctx context.Context) (Survey, error) {
 	s.Windows = s.Archive.windows(s.Backups)
 	for i := range s.Windows {
 		w := &s.Windows[i]
-		if w.To, err = r.lastCommit(ctx, s.Archive, w.Last); err != nil {
+		w.To, err = r.lastCommit(ctx, s.Archive, w.Last)
+		last := r.keys.wal(postgres.WALFile{Kind: postgres.WALSegment, Segment: w.Last})
+		if err = (*unreadables)(&s.Unreadable).add("", last, err); err != nil {
 			return s, err
 		}
 		if w.To.Before(w.From) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 	"time"
 
@@ -155,12 +154,15 @@ func (r *Repository) Timelines(ctx context.Context) ([]postgres.TimelineID, erro
 		}
 		digits, _, _ := strings.Cut(name, ".")
 		file, err := postgres.ParseWALFile(digits + ".history")
-		if tli := file.Segment.Timeline; err == nil && !slices.Contains(found, tli) {
+		if tli := file.Segment.Timeline; err == nil && (len(found) == 0 || found[len(found)-1] != tli) { // listed in order
 			found = append(found, tli)
 		}
 	}
 	return found, nil
 }
+
+// maxAllForks is what all histories of a cluster with 2,800 failovers hold.
+const maxAllForks = 4_000_000
 
 // Histories reads every timeline history in the archive. Timeline 1 has none; where
 // another's is missing or unreadable, a planner refuses.
@@ -170,8 +172,12 @@ func (r *Repository) Histories(ctx context.Context) (found map[postgres.Timeline
 		return nil, nil, err
 	}
 	found = map[postgres.TimelineID]postgres.TimelineHistory{}
+	forks := 0
 	for _, tli := range timelines {
 		h, err := r.history(ctx, tli)
+		if forks += len(h.Entries); forks > maxAllForks {
+			err = fmt.Errorf("%w: all histories together have more than %d entries", codec.ErrCorrupt, maxAllForks)
+		}
 		if errors.Is(err, storage.ErrNotExist) {
 			continue
 		}

@@ -1,10 +1,12 @@
 package catalog
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime"
 	"slices"
@@ -28,21 +30,33 @@ type WALObject struct {
 	ValidSHA256 string `json:"valid_sha256,omitempty"`
 	// Facts is set for segments and partial segments.
 	Facts *postgres.SegmentFacts `json:"facts,omitempty"`
+	// StoredCRC32C is the checksum, in hexadecimal, of the stored bytes behind the
+	// header: a flipped bit may leave the plaintext as it was. Readers of the plaintext go by SHA256.
+	StoredCRC32C string `json:"stored_crc32c,omitempty"`
 }
 
 // Describe makes the header of a WAL file. facts is nil for .history and .backup.
 func (r *Repository) Describe(file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) WALObject {
-	o := WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System,
-		Size: int64(len(plain)), Author: r.options.Author, Facts: facts}
-	valid, hash := 0, sha256.New()
+	o, _ := r.describe(file, int64(len(plain)), facts, func(from, to int64) io.Reader { return bytes.NewReader(plain[from:to]) })
+	return o
+}
+
+func (r *Repository) describe(file postgres.WALFile, size int64, facts *postgres.SegmentFacts, part func(from, to int64) io.Reader) (o WALObject, err error) {
+	o = WALObject{Format: Format, Name: file.String(), SystemIdentifier: r.at.System, Size: size, Author: r.options.Author, Facts: facts}
+	valid, hash := int64(0), sha256.New()
+	if facts != nil && facts.Names() > maxNames {
+		o.Facts = &postgres.SegmentFacts{ValidEnd: facts.ValidEnd}
+	}
 	if facts != nil {
-		valid = min(int(facts.ValidEnd), len(plain))
-		hash.Write(plain[:valid])
+		valid = min(int64(facts.ValidEnd), size)
+		_, err = io.Copy(hash, part(0, valid))
 		o.ValidSHA256 = hex.EncodeToString(hash.Sum(nil))
 	}
-	hash.Write(plain[valid:])
+	if err == nil {
+		_, err = io.Copy(hash, part(valid, size))
+	}
 	o.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	return o
+	return o, err
 }
 
 // Same tells whether two files of one name hold the same WAL: equal bytes, or
@@ -64,9 +78,6 @@ func (o WALObject) isOf(sha string) error {
 }
 
 func (o WALObject) check(file postgres.WALFile, system postgres.SystemIdentifier) error {
-	if err := checkFormat("WAL object "+file.String(), o.Format); err != nil {
-		return err
-	}
 	if o.Name != file.String() || o.SystemIdentifier != system {
 		return fmt.Errorf("%w: object of WAL file %s says it is %s of system %s", codec.ErrCorrupt, file, o.Name, o.SystemIdentifier)
 	}
@@ -82,57 +93,105 @@ func hexSHA256(b []byte) string {
 // ratio, small enough that frames are compressed in parallel.
 const walFrame = 4 << 20
 
-// encodeWAL makes the stored object. WAL is never stored bare (R6): without a
-// codec it is zstd at its fastest. With a dst it is made there, one frame after the other.
-func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
-	name, level := options.Codec, options.Level
-	if name == codec.None {
-		name, level = codec.Zstd, codec.Fastest
+// walPacker makes stored objects. WAL is never stored bare (R6): without a codec it is
+// zstd at its fastest.
+type walPacker struct {
+	name     codec.Name
+	level    codec.Level
+	encoders *codec.Pool
+	frames   [][]byte
+}
+
+func newWALPacker(o Options) *walPacker {
+	p := &walPacker{name: o.Codec, level: o.Level, encoders: o.Encoders}
+	if p.name == codec.None {
+		p.name, p.level = codec.Zstd, codec.Fastest
 	}
+	return p
+}
+
+// header appends the header of an object, sealed. Whatever the checksum is, it is as long.
+func (p *walPacker) header(dst []byte, o WALObject, stored uint32) ([]byte, error) {
+	o.StoredCRC32C = fmt.Sprintf("%08x", stored)
 	header, err := json.Marshal(o)
 	if err != nil {
 		return nil, fmt.Errorf("encode header of %s: %w", o.Name, err)
 	}
-	out, err := codec.AppendHeader(dst[:0], name, header)
+	out, err := codec.AppendHeader(dst, p.name, sealable(header))
 	if err != nil {
 		return nil, err
 	}
-	if dst != nil {
-		encoder, err := options.Encoders.Encoder(name, level)
-		if err != nil {
-			return nil, err
-		}
-		defer options.Encoders.Release(encoder)
-		for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
-			out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
-		}
-		return out, err
-	}
-	frames := make([][]byte, max(1, (len(plain)+walFrame-1)/walFrame))
+	return seal(out), nil
+}
+
+// walWorkers is how many processors pack one file.
+func walWorkers() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+// pack compresses a part of a file, its frames in parallel. They are the packer's own.
+func (p *walPacker) pack(plain []byte) ([][]byte, error) {
+	frames := max(1, (len(plain)+walFrame-1)/walFrame)
+	p.frames = slices.Grow(p.frames[:0], frames)[:frames]
 	var group errgroup.Group
-	workers := min(len(frames), runtime.GOMAXPROCS(0), 4)
+	workers := min(frames, walWorkers())
 	for w := range workers {
 		group.Go(func() error {
-			encoder, err := options.Encoders.Encoder(name, level)
+			encoder, err := p.encoders.Encoder(p.name, p.level)
 			if err != nil {
 				return err
 			}
-			defer options.Encoders.Release(encoder)
-			for i := w; i < len(frames); i += workers {
+			defer p.encoders.Release(encoder)
+			for i := w; i < frames; i += workers {
 				chunk := plain[i*walFrame : min(len(plain), (i+1)*walFrame)]
 				// Room for the worst case: memory that is not touched costs nothing, memory
 				// that grows is touched again and again.
-				if frames[i], err = encoder.AppendFrame(make([]byte, 0, len(chunk)+len(chunk)/16+64), chunk); err != nil {
+				if room := len(chunk) + len(chunk)/16 + 64; cap(p.frames[i]) < room {
+					p.frames[i] = make([]byte, 0, room)
+				}
+				if p.frames[i], err = encoder.AppendFrame(p.frames[i][:0], chunk); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	return p.frames, group.Wait()
+}
+
+// encodeWAL makes the stored object. With a dst it is made there, one frame after the other.
+func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
+	p := newWALPacker(options)
+	out, err := p.header(dst[:0], o, 0) // as long as it will be
+	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(append([][]byte{out}, frames...)...), nil
+	if dst == nil {
+		frames, err := p.pack(plain)
+		if err == nil {
+			out, err = p.header(out[:0], o, storedCRC(0, frames...))
+		}
+		return slices.Concat(append([][]byte{out}, frames...)...), err
+	}
+	encoder, err := p.encoders.Encoder(p.name, p.level)
+	if err != nil {
+		return nil, err
+	}
+	defer p.encoders.Release(encoder)
+	header := len(out)
+	for i := 0; err == nil && i < max(1, len(plain)); i += walFrame {
+		out, err = encoder.AppendFrame(out, plain[i:min(len(plain), i+walFrame)])
+	}
+	if err == nil {
+		_, err = p.header(out[:0], o, storedCRC(0, out[header:]))
+	}
+	return out, err
+}
+
+// storedCRC goes on with a checksum.
+func storedCRC(sum uint32, parts ...[]byte) uint32 {
+	for _, part := range parts {
+		sum = crc32.Update(sum, castagnoli, part)
+	}
+	return sum
 }
 
 // readWALHeader reads the header of a WAL file's object from its beginning, and
@@ -145,16 +204,20 @@ func (r *Repository) readWALHeader(body io.Reader, file postgres.WALFile) (o WAL
 	if err != nil {
 		return o, nil, err
 	}
-	if payload > maxWALHeader {
+	if payload > maxWALHeader || payload < 0 {
 		return o, nil, fmt.Errorf("%w: header claims %d bytes", codec.ErrCorrupt, payload)
 	}
 	if head, err = readWhole(body, head, prefix+payload-len(head)); err != nil {
 		return o, nil, err
 	}
-	if err := json.Unmarshal(head[prefix:prefix+payload], &o); err != nil {
-		return o, nil, fmt.Errorf("%w: header: %v", codec.ErrCorrupt, err)
+	if err := decodeFormat("header of WAL object "+file.String(), head[prefix:prefix+payload], &o); err != nil {
+		return o, nil, err
 	}
-	if o.Size < 0 || o.Size > 1<<30 || o.Facts != nil && int64(o.Facts.ValidEnd) > o.Size {
+	limit := int64(1 << 30)
+	if file.Kind == postgres.WALHistory || file.Kind == postgres.WALBackupHistory {
+		limit = maxHistory
+	}
+	if o.Size < 0 || o.Size > limit || o.Facts != nil && (int64(o.Facts.ValidEnd) > o.Size || o.Facts.Names() > maxNames) {
 		return o, nil, fmt.Errorf("%w: header: size %d", codec.ErrCorrupt, o.Size)
 	}
 	return o, head, o.check(file, r.at.System)
@@ -171,6 +234,10 @@ func readWhole(body io.Reader, head []byte, n int) ([]byte, error) {
 	return append(head, more...), err
 }
 
-// maxWALHeader bounds a header: it grows only with restore points and
-// tablespaces made within one segment.
-const maxWALHeader = 8 << 20
+// Limits of a header: it grows only with restore points and tablespaces made within
+// one segment. A segment with more is stored as one that nobody could follow.
+const (
+	maxWALHeader = 1 << 20
+	maxNames     = maxWALHeader / 2
+	maxHistory   = 1 << 20 // of a .history or .backup file
+)

@@ -72,8 +72,14 @@ func (r *Repository) PackWAL(dst []byte, file postgres.WALFile, plain []byte, fa
 
 // PutPackedWAL is PutWAL of a file that is packed. Its dst is free again on return.
 func (r *Repository) PutPackedWAL(ctx context.Context, p PackedWAL) (PutOutcome, error) {
-	file, ours, body := p.file, p.ours, p.body
-	err := r.bucket.Put(ctx, r.keys.wal(file), body, storage.PutOptions{IfAbsent: true})
+	return r.putOnce(ctx, p.file, p.ours, func(key storage.Key) error {
+		return r.bucket.Put(ctx, key, p.body, storage.PutOptions{IfAbsent: true})
+	})
+}
+
+// putOnce stores by put, and settles with what is there if the name is taken.
+func (r *Repository) putOnce(ctx context.Context, file postgres.WALFile, ours WALObject, put func(storage.Key) error) (PutOutcome, error) {
+	err := put(r.keys.wal(file))
 	if err == nil {
 		return Stored, nil
 	}
@@ -95,7 +101,7 @@ func (r *Repository) PutPackedWAL(ctx context.Context, p PackedWAL) (PutOutcome,
 		return Already, nil
 	}
 	kept := r.keys.conflict(file, ours.SHA256)
-	if err := r.bucket.Put(ctx, kept, body, storage.PutOptions{IfAbsent: true}); err != nil && !errors.Is(err, storage.ErrExist) {
+	if err := put(kept); err != nil && !errors.Is(err, storage.ErrExist) {
 		return "", fmt.Errorf("archive holds %s with other content, and ours could not be kept: %w", file, err)
 	}
 	return "", &ConflictError{File: file, Stored: stored, Ours: ours, Kept: kept, Decided: decided.said}

@@ -15,6 +15,12 @@ import (
 // accept them silently would be to promise what nobody keeps.
 var later = []string{"encryption"}
 
+// Limits of what one file says: an alias may stand for much in little room.
+const (
+	maxList     = 200
+	maxProblems = 50
+)
+
 // decoder fills the configuration from YAML. It knows the path and line of
 // everything, which yaml's own decoder does not.
 type decoder struct {
@@ -24,6 +30,9 @@ type decoder struct {
 }
 
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
+	if len(d.problems) > maxProblems {
+		return
+	}
 	text := fmt.Sprintf(format, args...)
 	if path != "" {
 		text = path + ": " + text
@@ -45,6 +54,10 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
 		if n.Kind != yaml.SequenceNode {
 			d.problem(n, path, "want a list")
+			return
+		}
+		if len(n.Content) > maxList {
+			d.problem(n, path, "has %d items, at most %d are read", len(n.Content), maxList)
 			return
 		}
 		for i, item := range n.Content {
@@ -101,7 +114,7 @@ func (d *decoder) decodeStruct(n *yaml.Node, path string, v reflect.Value) {
 		}
 	}
 	seen := map[string]bool{}
-	for i := 0; i < len(n.Content); i += 2 {
+	for i := 0; i < len(n.Content) && len(d.problems) <= maxProblems; i += 2 {
 		key := n.Content[i]
 		at := strings.TrimPrefix(path+"."+key.Value, ".")
 		field, known := fields[key.Value]

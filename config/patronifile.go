@@ -87,6 +87,12 @@ func readPatroni(path string, environ []string) (tree, error) {
 	return whole, nil
 }
 
+// Limits of Patroni's file: the values of a large one are a hundred.
+const (
+	maxValues = 5000
+	maxPath   = 1000
+)
+
 // read lays a file over what there is, key by key.
 func (t tree) read(data []byte) error {
 	var file map[string]any
@@ -96,11 +102,17 @@ func (t tree) read(data []byte) error {
 	for key, value := range file {
 		t.put(key, value)
 	}
+	if len(t) > maxValues {
+		return fmt.Errorf("more than %d values", maxValues)
+	}
 	return nil
 }
 
 // put sets a value, or all that are below a path; null takes away what is there.
 func (t tree) put(path string, value any) {
+	if len(t) > maxValues || len(path) > maxPath {
+		return
+	}
 	if below, ok := value.(map[string]any); ok && len(below) > 0 {
 		for key, value := range below {
 			t.put(path+"."+key, value)

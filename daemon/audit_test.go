@@ -140,6 +140,24 @@ func TestAudit(t *testing.T) {
 	})
 }
 
+// Whenever a segment comes behind one that does not, the gap is told within a minute, though
+// the look at the store may meet it just after.
+func TestGapIsToldWithinAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, r, j := archived(t, "n1")
+		time.Sleep(time.Minute)
+		for i := range 12 {
+			time.Sleep(time.Duration(i) * 5 * time.Second)
+			bring(t, r, 9+2*i)
+			time.Sleep(time.Minute)
+			found := slices.DeleteFunc(j.events(), func(e string) bool { return e != "found by n1" })
+			if len(found) != i+2 {
+				t.Errorf("gap %d: found are %d, want %d", i, len(found), i+2)
+			}
+		}
+	})
+}
+
 // A member without a daemon is waited for.
 func TestAuditWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,9 +21,12 @@ func (s *service) bringDropped(ctx context.Context) {
 	drops, err := wal.Drops(state)
 	var segments []wal.Drop
 	for _, d := range drops {
-		if d.WAL.Kind == postgres.WALSegment {
+		switch d.WAL.Kind {
+		case postgres.WALSegment:
 			segments = append(segments, d)
-		} else { // it leaves no gap
+		case postgres.WALHistory:
+			err = errors.Join(err, s.bringHistory(ctx, state, d))
+		default: // it leaves no gap
 			err = errors.Join(err, d.Forget(state))
 		}
 	}
@@ -52,7 +56,7 @@ func (s *service) bring(ctx context.Context, state string, run []wal.Drop) error
 	for _, entry := range there {
 		stored[entry.File.Segment] = true
 	}
-	lost := slices.DeleteFunc(slices.Clone(run), func(d wal.Drop) bool { return stored[d.WAL.Segment] || s.storedAfterAll(ctx, d) })
+	lost := slices.DeleteFunc(slices.Clone(run), func(d wal.Drop) bool { return s.storedAfterAll(ctx, d) || stored[d.WAL.Segment] }) // other content is a conflict
 	for _, part := range runs(lost) {
 		last := part[len(part)-1]
 		g := catalog.GapRecord{First: part[0].WAL.Segment, Last: last.WAL.Segment, At: last.At, By: last.Member,
@@ -69,6 +73,20 @@ func (s *service) bring(ctx context.Context, state string, run []wal.Drop) error
 	}
 	s.surveyAgain()
 	return nil
+}
+
+// bringHistory stores a history, or finds that another member did: without it no later
+// WAL can be followed, so it is not forgotten before.
+func (s *service) bringHistory(ctx context.Context, state string, d wal.Drop) error {
+	if !s.storedAfterAll(ctx, d) {
+		s.mu.Lock()
+		repository := s.opener(d.System)
+		s.mu.Unlock()
+		if _, err := repository.StatWAL(ctx, d.WAL); err != nil {
+			return fmt.Errorf("%s is not stored yet: %w", d.File, err)
+		}
+	}
+	return d.Forget(state)
 }
 
 // storedAfterAll stores what was given up and PostgreSQL has not removed yet.

@@ -149,6 +149,37 @@ func TestDroppedIsStoredAfterAll(t *testing.T) {
 	}
 }
 
+// A history is stored, here or by another member, before it is forgotten.
+func TestDroppedHistoryStays(t *testing.T) {
+	d := newDropper(t, "00000002.history")
+	d.bringDropped(t.Context())
+	if said := d.said.String(); d.left() != 1 || !strings.Contains(said, "00000002.history is not stored yet: ") {
+		t.Errorf("%d left\n%s", d.left(), said)
+	}
+	file := postgres.HistoryFile(2)
+	if _, err := catalog.New(d.store, catalog.Location{Scope: "main", System: system}, catalog.Options{}).PutWAL(t.Context(), file, []byte("1\t0/3000000\tx\n"), nil); err != nil {
+		t.Fatal(err)
+	}
+	d.bringDropped(t.Context())
+	if d.left() != 0 || len(d.records()) > 0 {
+		t.Errorf("stored by another: %d left, %v", d.left(), d.records())
+	}
+	d.drop(wal.Drop{File: "00000003.history", System: system, Size: 20, Member: "n1"})
+	d.config.Cluster.DataDir = t.TempDir()
+	path := filepath.Join(d.config.Cluster.DataDir, "pg_wal", "00000003.history")
+	if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var tried string
+	d.hooks.fill = func(_ context.Context, path string) (catalog.PutOutcome, error) {
+		tried = path
+		return catalog.Stored, nil
+	}
+	if d.bringDropped(t.Context()); tried != path || d.left() != 0 {
+		t.Errorf("tried %q, %d left", tried, d.left())
+	}
+}
+
 // Whichever call fails, no record goes before the store has it.
 func TestBringDroppedFaults(t *testing.T) {
 	for n := 1; ; n++ {

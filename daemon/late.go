@@ -41,7 +41,7 @@ func (d doubt) judge(now time.Time) (lost bool, why string) {
 		}
 	}
 	latest := d.Since.Add(d.LostAfter)
-	until := from.Add(2*d.FillAfter + surveyEvery)
+	until := from.Add(2*d.FillAfter + time.Minute) // a look at the store is no rarer
 	switch all := d.FillAfter > 0 && len(asked) > 0 && len(absent) == 0; {
 	case all && !now.Before(until):
 		return true, "every member had the time to bring it, none did: " + strings.Join(asked, ", ")

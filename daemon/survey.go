@@ -14,7 +14,7 @@ import (
 // How often we look, and how long one look may take: a store or a server that
 // hangs costs its own look and nothing else.
 const (
-	surveyEvery   = time.Minute
+	surveyEvery   = 45 * time.Second // a gap is told within a minute, the look itself included
 	surveyTimeout = 5 * time.Minute
 	localEvery    = 15 * time.Second
 	localTimeout  = 10 * time.Second
@@ -53,6 +53,9 @@ func (s *service) lookAtStore(ctx context.Context) {
 	s.takeIn(found, err, ctx.Err() == context.Canceled)
 	if err == nil && !found.empty {
 		s.audit(ctx, found.Survey, found.at)
+		if soon := found.Archive.Arriving(); soon > 0 {
+			time.AfterFunc(soon, s.surveyAgain) // a hole is told within a minute
+		}
 	}
 	s.lookAtConflicts(ctx, found.Conflicts)
 }

@@ -52,6 +52,17 @@ type SegmentFacts struct {
 	Stop string `json:"-"`
 }
 
+// Names is about what the names in the facts take as JSON: nothing else grows.
+func (f SegmentFacts) Names() (size int) {
+	for _, p := range f.RestorePoints {
+		size += 150 + 6*len(p.Name)
+	}
+	for _, t := range f.Tablespaces {
+		size += 150 + 6*len(t.Path)
+	}
+	return size
+}
+
 // RestorePoint is one pg_create_restore_point.
 type RestorePoint struct {
 	Name string    `json:"name"`

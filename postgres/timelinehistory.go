@@ -7,8 +7,11 @@ import (
 	"strings"
 )
 
-// maxHistory bounds a .history file: some 10,000 failovers.
-const maxHistory = 1 << 20
+// Limits of a .history file: failovers, and bytes.
+const (
+	maxForks   = 10_000
+	maxHistory = 1 << 20
+)
 
 // TimelineHistory is the content of a .history file: the branches that lead to
 // Timeline, oldest first. Timeline 1 has no file and no entries.
@@ -61,6 +64,9 @@ func ParseTimelineHistory(tli TimelineID, data []byte) (TimelineHistory, error) 
 		}
 		if TimelineID(parent) >= tli {
 			return bad(n, "timeline %d is not below its child %d", parent, uint32(tli))
+		}
+		if len(h.Entries) == maxForks {
+			return bad(n, "more than %d entries", maxForks)
 		}
 		h.Entries = append(h.Entries, HistoryEntry{Parent: TimelineID(parent), Switch: lsn, Reason: reason})
 	}

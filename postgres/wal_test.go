@@ -129,7 +129,7 @@ func TestScanSegmentAgreesWithWaldump(t *testing.T) {
 			dump := s.dump(t, fmt.Sprintf("waldump.%d", tli))
 			for _, name := range s.segments(tli) {
 				file := mustName(t, name)
-				f, err := ScanSegment(file, s[name])
+				f, err := scanTwice(t, file, s[name])
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -173,7 +173,7 @@ func TestSegmentsJoin(t *testing.T) {
 			var before SegmentFacts
 			var last LSN
 			for i, name := range names {
-				f, err := ScanSegment(mustName(t, name), s[name])
+				f, err := scanTwice(t, mustName(t, name), s[name])
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -3,8 +3,10 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"io"
+	"reflect"
 	"testing"
 )
 
@@ -136,9 +138,20 @@ func (b *walBuilder) scan(t testing.TB, i int) SegmentFacts {
 	for range i {
 		seg = seg.Next(b.size)
 	}
-	f, err := ScanSegment(WALFile{Kind: WALSegment, Segment: seg}, b.segs[i])
+	f, err := scanTwice(t, WALFile{Kind: WALSegment, Segment: seg}, b.segs[i])
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// scanTwice insists that a file is scanned like what is in memory.
+func scanTwice(t testing.TB, name WALFile, data []byte) (SegmentFacts, error) {
+	t.Helper()
+	f, err := ScanSegment(name, data)
+	at, atErr := ScanSegmentAt(name, bytes.NewReader(data), int64(len(data)))
+	if !reflect.DeepEqual(f, at) || fmt.Sprint(err) != fmt.Sprint(atErr) {
+		t.Fatalf("%s: %+v, %v; as a file %+v, %v", name, f, err, at, atErr)
+	}
+	return f, err
 }

@@ -57,7 +57,7 @@ func (r *RecordReader) openNext() error {
 	if err != nil {
 		return err
 	}
-	if err := r.walk.open(seg, data); err != nil {
+	if err := r.walk.open(seg, len(data), held(data)); err != nil {
 		return err
 	}
 	r.open = true

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"time"
 )
@@ -11,9 +12,31 @@ import (
 // file, of wal_segment_size bytes. An error means that it cannot be walked at all,
 // and the facts say only that. WAL that ends early is no error but ValidEnd and Stop.
 func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
-	unknown := SegmentFacts{ValidEnd: uint32(min(int64(len(data)), math.MaxUint32))}
+	return scanSegment(name, len(data), held(data))
+}
+
+// ScanSegmentAt is ScanSegment of a file of size bytes that is not read whole into memory.
+func ScanSegmentAt(name WALFile, file io.ReaderAt, size int64) (SegmentFacts, error) {
+	window, from := make([]byte, 0, scanWindow), 0
+	return scanSegment(name, int(size), func(off, n int) ([]byte, error) {
+		if off < from || off+n > from+len(window) {
+			window, from = window[:min(scanWindow, int(size)-off)], off
+			if _, err := file.ReadAt(window, int64(off)); err != nil {
+				window = window[:0]
+				return nil, err
+			}
+		}
+		return window[off-from : off-from+n], nil
+	})
+}
+
+// scanWindow is what of a file is held at a time: many pages of any size.
+const scanWindow = 1 << 20
+
+func scanSegment(name WALFile, size int, bytes segmentBytes) (SegmentFacts, error) {
+	unknown := SegmentFacts{ValidEnd: uint32(min(int64(size), math.MaxUint32))}
 	var w walWalker
-	if err := w.open(name.Segment, data); err != nil {
+	if err := w.open(name.Segment, size, bytes); err != nil {
 		return unknown, err
 	}
 	f := SegmentFacts{Walked: true}
@@ -31,11 +54,17 @@ func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
 	f.ValidEnd, f.FirstLSN, f.LastLSN, f.FirstPrev = uint32(w.valid), w.first, w.last, w.firstPrev
 	f.Continues, f.Overwrites = w.continues, w.overwrites
 	switch {
-	case !errors.Is(stop, errSegmentEnd):
+	case errors.Is(stop, ErrEndOfWAL):
 		f.Stop = stop.Error()
-	case w.switched && allZero(data[w.valid:]):
-		f.Switched = true
+	case !errors.Is(stop, errSegmentEnd):
+		return unknown, stop
 	case w.switched:
+		if f.Switched, stop = w.zeroFrom(w.valid); stop != nil {
+			return unknown, fmt.Errorf("scan %s: %w", name, stop)
+		}
+		if f.Switched {
+			break
+		}
 		f.Stop = fmt.Sprintf("walk %s: bytes other than zero follow the segment switch", name)
 	case w.part.total > 0 && !w.part.blind:
 		f.Open = &OpenRecord{LSN: w.part.start, Kind: w.part.kind(), Left: uint32(w.part.total - w.part.have)}
@@ -71,6 +100,24 @@ func (f SegmentFacts) Joins(last LSN, next SegmentFacts) bool {
 	}
 	return last == 0 || last == next.FirstPrev
 }
+
+// Joint is what the next segment must go on with: the facts of the one before it,
+// and where the last record begins that began before it; zero if not known.
+type Joint struct {
+	Facts SegmentFacts
+	last  LSN
+}
+
+// Note goes on to the next segment.
+func (j *Joint) Note(f SegmentFacts) {
+	j.Facts = f
+	if f.LastLSN != 0 || !f.Walked {
+		j.last = f.LastLSN
+	}
+}
+
+// Joins tells whether the segment with facts next can follow.
+func (j Joint) Joins(next SegmentFacts) bool { return j.Facts.Joins(j.last, next) }
 
 func (f *SegmentFacts) note(r Record) {
 	switch {
@@ -110,6 +157,19 @@ func (p *partialRecord) kind() string {
 		return "xact"
 	}
 	return "other"
+}
+
+// zeroFrom tells whether nothing but zeros follows.
+func (w *walWalker) zeroFrom(off int) (bool, error) {
+	for off < w.size {
+		n := min(w.size, (off/scanWindow+1)*scanWindow) - off
+		b, err := w.bytes(off, n)
+		if err != nil || !allZero(b) {
+			return false, err
+		}
+		off += n
+	}
+	return true, nil
 }
 
 func allZero(b []byte) bool {

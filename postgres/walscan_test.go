@@ -123,6 +123,25 @@ func TestScanSegmentRecycledTail(t *testing.T) {
 	}
 }
 
+// A file that cannot be read to its end tells nothing.
+func TestScanSegmentUnreadable(t *testing.T) {
+	b := newWALBuilder(4*mib, SegmentAt(1, 1<<30, 4*mib))
+	for range 100 {
+		b.filler(30_000)
+	}
+	whole := b.segs[0]
+	for _, end := range []int{0, 20, 1 << 20, 2<<20 + 5} {
+		f, err := ScanSegmentAt(WALFile{Kind: WALSegment, Segment: b.first}, bytes.NewReader(whole[:end]), int64(len(whole)))
+		if err == nil || errors.Is(err, ErrEndOfWAL) || f.Walked || f.ValidEnd != uint32(len(whole)) {
+			t.Errorf("%d bytes of %d: %+v, %v", end, len(whole), f, err)
+		}
+	}
+	b.switchSegment()
+	if f, err := ScanSegmentAt(WALFile{Kind: WALSegment, Segment: b.first}, bytes.NewReader(whole[:3<<20]), int64(len(whole))); err == nil || f.Switched {
+		t.Errorf("zeros that were not read: %+v, %v", f, err)
+	}
+}
+
 func TestScanSegmentSwitch(t *testing.T) {
 	b := newWALBuilder(mib, SegmentAt(1, 1<<20, mib))
 	b.commit(1, 1)
@@ -185,7 +204,7 @@ func TestScanSegmentDamage(t *testing.T) {
 		}
 		data := bytes.Clone(b.segs[0])
 		data[at] ^= 1 << rnd.IntN(8)
-		f, err := ScanSegment(WALFile{Kind: WALSegment, Segment: b.first}, data)
+		f, err := scanTwice(t, WALFile{Kind: WALSegment, Segment: b.first}, data)
 		if err != nil || int(f.ValidEnd) > at {
 			// Padding between records is covered by no checksum.
 			if f.Complete(mib) && b.segs[0][at] == 0 {
@@ -200,7 +219,7 @@ func TestScanSegmentDamage(t *testing.T) {
 		"magic": func(d []byte) []byte { d[0]++; return d }, "address": func(d []byte) []byte { d[10]++; return d },
 	} {
 		data := change(bytes.Clone(b.segs[0]))
-		f, err := ScanSegment(WALFile{Kind: WALSegment, Segment: b.first}, data)
+		f, err := scanTwice(t, WALFile{Kind: WALSegment, Segment: b.first}, data)
 		if err == nil || f.Walked || f.ValidEnd != uint32(len(data)) || f.Complete(mib) {
 			t.Errorf("%s: %+v %v", name, f, err)
 		}
@@ -229,7 +248,7 @@ func TestPageHeaderDamage(t *testing.T) {
 	} {
 		data := bytes.Clone(b.segs[0])
 		data[c.page*8192+c.at] = c.value
-		f, err := ScanSegment(WALFile{Kind: WALSegment, Segment: b.first}, data)
+		f, err := scanTwice(t, WALFile{Kind: WALSegment, Segment: b.first}, data)
 		if err != nil || f.Stop == "" || f.ValidEnd != uint32(c.want*8192) {
 			t.Errorf("page %d byte %d = %d: %+v %v", c.page, c.at, c.value, f, err)
 		}

@@ -41,10 +41,12 @@ type walWalker struct {
 	magic uint16
 	seg   Segment
 	base  LSN
-	data  []byte
-	off   int // next byte to look at
-	page  int // end of the page that off lies in
-	valid int // end of the last whole record, or of a continued one
+	bytes segmentBytes
+	size  int
+	here  []byte // the page that off lies in
+	off   int    // next byte to look at
+	page  int    // end of that page
+	valid int    // end of the last whole record, or of a continued one
 
 	pageTLI  TimelineID
 	prev     LSN  // start of the last whole record; 0 if none is known
@@ -72,8 +74,20 @@ type partialRecord struct {
 	body  []byte
 }
 
+// segmentBytes gives n bytes of a segment from an offset on, until the next call.
+type segmentBytes func(off, n int) ([]byte, error)
+
+// held are the bytes of a segment that is in memory.
+func held(data []byte) segmentBytes {
+	return func(off, n int) ([]byte, error) { return data[off : off+n], nil }
+}
+
 // open gives the walker its next segment, which must follow the last one.
-func (w *walWalker) open(seg Segment, data []byte) error {
+func (w *walWalker) open(seg Segment, size int, bytes segmentBytes) error {
+	data, err := bytes(0, min(size, longPageHeader))
+	if err != nil {
+		return fmt.Errorf("walk %s: %w", seg, err)
+	}
 	h, err := ParseWALHeader(data)
 	if err != nil {
 		return fmt.Errorf("walk %s: %w", seg, err)
@@ -81,8 +95,8 @@ func (w *walWalker) open(seg Segment, data []byte) error {
 	if err := h.CheckName(WALFile{Kind: WALSegment, Segment: seg}, w.head.System, TimelineHistory{}); err != nil {
 		return err
 	}
-	if len(data) != int(h.SegmentSize) {
-		return fmt.Errorf("walk %s: %d bytes, its header says %d", seg, len(data), h.SegmentSize)
+	if size != int(h.SegmentSize) {
+		return fmt.Errorf("walk %s: %d bytes, its header says %d", seg, size, h.SegmentSize)
 	}
 	if w.head.System != 0 {
 		if h.Major != w.head.Major || h.SegmentSize != w.head.SegmentSize || h.BlockSize != w.head.BlockSize {
@@ -92,7 +106,7 @@ func (w *walWalker) open(seg Segment, data []byte) error {
 			return fmt.Errorf("walk %s: want %s after %s", seg, want, w.seg)
 		}
 	}
-	w.head, w.magic, w.seg, w.base, w.data = h, binary.LittleEndian.Uint16(data), seg, h.Address, data
+	w.head, w.magic, w.seg, w.base, w.size, w.bytes = h, binary.LittleEndian.Uint16(data), seg, h.Address, size, bytes
 	w.off, w.page, w.valid, w.switched, w.first, w.last = 0, 0, 0, false, 0, 0
 	w.firstPrev, w.continues, w.overwrites = 0, 0, false
 	return nil
@@ -105,7 +119,7 @@ func (w *walWalker) next() (rawRecord, error) {
 	}
 	for {
 		if w.off == w.page {
-			if w.off == len(w.data) {
+			if w.off == w.size {
 				w.valid = w.off
 				return rawRecord{}, errSegmentEnd
 			}
@@ -121,7 +135,7 @@ func (w *walWalker) next() (rawRecord, error) {
 			continue
 		}
 		n := min(w.part.total-w.part.have, w.page-w.off)
-		w.part.add(w.data[w.off : w.off+n])
+		w.part.add(w.rest()[:n])
 		w.off += n
 		if w.part.have < w.part.total {
 			continue
@@ -137,9 +151,15 @@ func (w *walWalker) stop(format string, args ...any) error {
 	return fmt.Errorf("walk %s: %w at %s: %w", w.seg, ErrEndOfWAL, w.base+LSN(w.off), fmt.Errorf(format, args...))
 }
 
+// rest is what follows off on its page.
+func (w *walWalker) rest() []byte { return w.here[len(w.here)-(w.page-w.off):] }
+
 // enterPage checks the header of the page at off and steps over it.
-func (w *walWalker) enterPage() error {
-	le, b := binary.LittleEndian, w.data[w.off:]
+func (w *walWalker) enterPage() (err error) {
+	if w.here, err = w.bytes(w.off, int(w.head.BlockSize)); err != nil {
+		return fmt.Errorf("walk %s: %w", w.seg, err)
+	}
+	le, b := binary.LittleEndian, w.here
 	info, tli, addr, rem := le.Uint16(b[2:]), TimelineID(le.Uint32(b[4:])), LSN(le.Uint64(b[8:])), int64(le.Uint32(b[16:]))
 	size := shortPageHeader
 	if w.off == 0 {
@@ -186,7 +206,7 @@ func (w *walWalker) enterPage() error {
 // begin reads the record that starts at off. It is whole if it ends on this page,
 // the usual case, which copies nothing; else it becomes the partial record.
 func (w *walWalker) begin() (rec rawRecord, whole bool, err error) {
-	le, here := binary.LittleEndian, w.data[w.off:w.page]
+	le, here := binary.LittleEndian, w.rest()
 	start := w.base + LSN(w.off)
 	if len(here) < 8 {
 		return rec, false, w.stop("%d bytes are no room for a record", len(here))
@@ -250,7 +270,7 @@ func (w *walWalker) deliver(start LSN, head, body []byte) rawRecord {
 		rec.info, rec.xid, rec.body = head[16], binary.LittleEndian.Uint32(head[4:]), body
 	}
 	if rec.kind == RecordSwitch {
-		w.switched, rec.end = true, w.base+LSN(len(w.data))
+		w.switched, rec.end = true, w.base+LSN(w.size)
 	}
 	return rec
 }

@@ -21,7 +21,7 @@ type chain struct {
 	ctx     context.Context // of the one plan that this chain is looked at for
 	wal     WAL
 	headers []postgres.SegmentFacts
-	joint   joint // behind the headers
+	joint   postgres.Joint // behind the headers
 	// err is the first failure to read. After it nothing is read any more, and what
 	// the methods found does not count.
 	err error
@@ -64,12 +64,12 @@ func (c *chain) header(i int) postgres.SegmentFacts {
 		more, err := c.wal.Headers(c.ctx, c.segs[n:min(len(c.segs), n+headerBatch)])
 		c.err = err
 		for k, h := range more {
-			if i := n + k; i > 0 && !c.joint.facts.Joins(c.joint.last, h) {
+			if i := n + k; i > 0 && !c.joint.Joins(h) {
 				c.cut(i-1, fmt.Sprintf("%s and %s do not join, two servers wrote them", c.segs[i-1], c.segs[i]))
 				more = more[:k]
 				break
 			}
-			c.joint.note(h)
+			c.joint.Note(h)
 			if h.Walked && !h.Complete(c.branch.size) {
 				c.cut(n+k, fmt.Sprintf("the log in %s ends at %s, before the segment does", c.segs[n+k], c.segs[n+k].Start(c.branch.size)+postgres.LSN(h.ValidEnd)))
 				more = more[:k+1]
@@ -82,20 +82,6 @@ func (c *chain) header(i int) postgres.SegmentFacts {
 		return postgres.SegmentFacts{}
 	}
 	return c.headers[i]
-}
-
-// joint is what the next segment must go on with: the facts of the one before it,
-// and where the last record begins that began before it; zero if not known.
-type joint struct {
-	facts postgres.SegmentFacts
-	last  postgres.LSN
-}
-
-func (j *joint) note(h postgres.SegmentFacts) {
-	j.facts = h
-	if h.LastLSN != 0 || !h.Walked {
-		j.last = h.LastLSN
-	}
 }
 
 // cut ends the chain behind segment i, and says why.

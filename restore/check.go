@@ -31,6 +31,9 @@ type Ground struct {
 	State  State  `json:"state"`
 	// Cleared are the tablespace directories that are emptied of this cluster's data.
 	Cleared []string `json:"cleared,omitempty"`
+	// WAL is where the link pg_wal of a directory that is filled again leads: it stays,
+	// and what lies there is emptied too.
+	WAL string `json:"wal,omitempty"`
 
 	versions []string // the directories in them that are this cluster's
 	links    []string // links an interrupted restore made for tablespaces created in replay
@@ -49,6 +52,9 @@ func Check(plan Plan, pgdata string, force bool) (Ground, error) {
 	empty, err := c.directory(advice, "PGDATA", pgdata)
 	if err == nil && !empty {
 		err = c.occupied(&ground)
+	}
+	if err == nil && !empty {
+		err = c.linkedWAL(advice, &ground)
 	}
 	for _, dir := range ground.Cleared {
 		err = errors.Join(err, c.neighbours(advice, "tablespace", dir))
@@ -146,7 +152,7 @@ func (c *checker) occupied(ground *Ground) error {
 				ground.PGDATA, left.System, left.PGDATA, c.plan.Backup.System)
 		}
 		ground.State = Interrupted
-		ground.Cleared, ground.versions, ground.links = left.Tablespaces, left.Versions, left.Links
+		ground.Cleared, ground.versions, ground.links, ground.WAL = left.Tablespaces, left.Versions, left.Links, left.WAL
 		return nil
 	case absent:
 		return refuse("choose an empty or absent directory", "%s is neither empty nor a PostgreSQL data directory", ground.PGDATA)
@@ -181,6 +187,20 @@ func (c *checker) occupied(ground *Ground) error {
 	return nil
 }
 
+// linkedWAL finds where the WAL of a cluster lies that is replaced. An interrupted restore
+// believes only the link that it began with.
+func (c *checker) linkedWAL(advice string, ground *Ground) error {
+	link, before := filepath.Join(ground.PGDATA, "pg_wal"), ground.WAL
+	ground.WAL = ""
+	info, err := os.Lstat(link)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 || ground.State == Interrupted && living.Resolve(link) != before {
+		return nil
+	}
+	ground.WAL = living.Resolve(link)
+	_, err = c.directory(advice, "WAL directory", link)
+	return err
+}
+
 // neverStarted tells whether a restored directory still waits for its first start,
 // in which the server takes its backup_label away.
 func neverStarted(pgdata string) bool {
@@ -202,7 +222,7 @@ func (c *checker) tablespaces(ground Ground) (refused error) {
 	}
 	uses := []use{{0, ground.PGDATA}}
 	for _, t := range c.plan.Tablespaces {
-		what, advice := fmt.Sprintf("tablespace %d", t.OID), fmt.Sprintf("--tablespace-mapping %s=/an/empty/directory", t.From)
+		what, advice := fmt.Sprintf("tablespace %d", t.OID), fmt.Sprintf("--tablespace-mapping %s=/an/empty/directory", shellQuote(strings.ReplaceAll(t.From, "=", `\=`)))
 		dirs := []string{t.To}
 		if t.Later {
 			advice = earlier

@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/internal/living"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"golang.org/x/sys/unix"
@@ -45,7 +47,7 @@ func lockGround(ground Ground) (*os.File, error) {
 // next restore knows which directories are its own.
 func claim(plan Plan, ground Ground, now time.Time) error {
 	m := marker{Format: markerFormat, PGDATA: ground.PGDATA, System: plan.Backup.System, Backup: plan.Backup.ID,
-		Started: now.UTC().Truncate(time.Second), Tablespaces: slices.Clone(ground.Cleared),
+		Started: now.UTC().Truncate(time.Second), WAL: ground.WAL, Tablespaces: slices.Clone(ground.Cleared),
 		Links: slices.Clone(ground.links), Versions: slices.Clone(ground.versions)}
 	m.Versions = append(m.Versions, versionDirectory(fmt.Sprint(plan.Backup.Version.Major()), uint32(plan.Backup.Settings.CatalogVersion)))
 	for _, t := range plan.Tablespaces {
@@ -80,15 +82,20 @@ func clear(ctx context.Context, ground Ground) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if e.Name() == MarkerFile {
+		if e.Name() == MarkerFile || e.Name() == "pg_wal" && ground.WAL != "" {
 			continue
 		}
 		if err := root.RemoveAll(e.Name()); err != nil {
 			return err
 		}
 	}
+	if ground.WAL != "" {
+		if err := clearOf(ground.WAL, ofServer); err != nil {
+			return fmt.Errorf("empty WAL directory: %w", err)
+		}
+	}
 	for _, dir := range ground.Cleared {
-		if err := clearTablespace(dir, ground.versions); err != nil {
+		if err := clearOf(dir, func(name string) bool { return slices.Contains(ground.versions, name) }); err != nil {
 			return fmt.Errorf("empty tablespace: %w", err)
 		}
 	}
@@ -117,9 +124,15 @@ func discardControl(root *os.Root) error {
 	return errors.Join(err, dir.Close())
 }
 
-// clearTablespace removes this cluster's directories from a tablespace and nothing
-// else: other major versions keep theirs beside it.
-func clearTablespace(dir string, versions []string) error {
+// ofServer tells whether it is a server that puts this into its WAL directory.
+func ofServer(name string) bool {
+	_, err := postgres.ParseWALFile(name)
+	return err == nil || name == "archive_status" || name == "summaries" || strings.HasPrefix(name, "xlogtemp.") || hook.ByRecovery(name)
+}
+
+// clearOf removes what is ours from a directory outside PGDATA, and nothing else: other
+// major versions keep theirs in a tablespace beside it.
+func clearOf(dir string, ours func(name string) bool) error {
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -128,12 +141,15 @@ func clearTablespace(dir string, versions []string) error {
 		return err
 	}
 	defer root.Close()
-	for _, version := range versions {
-		if filepath.Base(version) != version {
-			return fmt.Errorf("%q is not a directory's name", version)
-		}
-		if err := root.RemoveAll(version); err != nil {
-			return err
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if ours(e.Name()) {
+			if err := root.RemoveAll(e.Name()); err != nil {
+				return err
+			}
 		}
 	}
 	return atomicfile.SyncDir(dir)
@@ -154,6 +170,8 @@ type marker struct {
 	// links it makes for tablespaces that replay will create.
 	Tablespaces []string `json:"tablespaces,omitempty"`
 	Links       []string `json:"links,omitempty"`
+	// WAL is where pg_wal leads.
+	WAL string `json:"wal,omitempty"`
 	// Versions are the directories in them that are this cluster's: PG_15_202209061.
 	Versions []string `json:"versions,omitempty"`
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/internal/atomicfile"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -42,12 +43,13 @@ type Options struct {
 
 // Names that have a meaning of their own in PGDATA.
 const (
-	controlFile    = "global/pg_control"
-	labelFile      = "backup_label"
-	autoConfFile   = "postgresql.auto.conf"
-	serverConfFile = "postgresql.conf"
-	manifestFile   = "backup_manifest"
-	patroniCache   = "patroni.dynamic.json"
+	controlFile      = "global/pg_control"
+	controlTemporary = controlFile + ".pgha-restore"
+	labelFile        = "backup_label"
+	autoConfFile     = "postgresql.auto.conf"
+	serverConfFile   = "postgresql.conf"
+	manifestFile     = "backup_manifest"
+	patroniCache     = "patroni.dynamic.json"
 )
 
 // held are files that are kept in memory and written, or written differently, at
@@ -60,9 +62,11 @@ var held = map[string]int64{controlFile: 8192, labelFile: 64 << 10, autoConfFile
 var left = []string{"tablespace_map", "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts", manifestFile,
 	catalog.OriginFile, MarkerFile, LogFile, hbaFile, patroniCache}
 
-// leftOut tells whether a path of the backup is not written as it is.
+// leftOut tells whether a path of the backup is not written as it is, nor anything below
+// it: to a server a directory of that name is a standby.signal, too.
 func leftOut(name string) bool {
-	return slices.Contains(left, name) || strings.HasPrefix(name, "pg_wal/")
+	first, _, below := strings.Cut(name, "/")
+	return slices.Contains(left, first) || name == controlTemporary || below && first == "pg_wal"
 }
 
 // execution is one Execute under way.
@@ -138,7 +142,7 @@ func (x *execution) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	x.tree, err = openTree(x.plan, x.ground.PGDATA)
+	x.tree, err = openTree(x.plan, x.ground)
 	return err
 }
 
@@ -188,11 +192,11 @@ func (x *execution) pack(ctx context.Context, i int) (err error) {
 
 func (x *execution) entry(e catalog.Entry, r io.Reader, buffer []byte) error {
 	if strings.HasPrefix(path.Base(e.Path), "INCREMENTAL.") {
-		return fmt.Errorf("%s in a full backup", e.Path)
+		return fmt.Errorf("%w: %s in a full backup", codec.ErrCorrupt, e.Path)
 	}
 	if limit, ok := held[e.Path]; ok {
 		if e.Size > limit {
-			return fmt.Errorf("%s has %d bytes, more than %d", e.Path, e.Size, limit)
+			return fmt.Errorf("%w: %s has %d bytes, more than %d", codec.ErrCorrupt, e.Path, e.Size, limit)
 		}
 		data, err := io.ReadAll(r)
 		if err != nil {
@@ -201,6 +205,8 @@ func (x *execution) entry(e catalog.Entry, r io.Reader, buffer []byte) error {
 		x.mu.Lock()
 		x.held[e.Path] = data
 		x.mu.Unlock()
+	} else if e.Path == serverConfFile && e.Size > held[autoConfFile] {
+		return fmt.Errorf("%w: %s has %d bytes", codec.ErrCorrupt, e.Path, e.Size)
 	} else if err := x.tree.fill(e.Path, e.Mode, e.Size, r, buffer); err != nil {
 		return err
 	}

@@ -262,6 +262,58 @@ func TestExecuteReplaces(t *testing.T) {
 	}
 }
 
+// The link pg_wal of a cluster that is replaced stays, through an interruption too, and
+// what a server put where it leads goes. A link that is none of the cluster's goes itself.
+func TestExecuteKeepsLinkedWAL(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent()}))
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	link, wal, other := filepath.Join(s.pgdata, "pg_wal"), filepath.Join(t.TempDir(), "w a l"), t.TempDir()
+	lead := func(to string) {
+		t.Helper()
+		if err := errors.Join(os.RemoveAll(link), os.Symlink(to, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(s.pgdata, labelFile)); err != nil {
+		t.Fatal(err)
+	}
+	lead(wal)
+	if err := s.restore(t.Context(), bucket, true); err == nil || !strings.Contains(err.Error(), "leads nowhere") {
+		t.Errorf("with a WAL directory that is gone: %v", err)
+	}
+	for _, name := range []string{"000000010000000000000001", "00000002.history", "archive_status/00000002.history.ready", "xlogtemp.7", "lost+found/x"} {
+		put(t, "old", wal, name)
+		put(t, "old", other, name)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := s.restore(ctx, lastGet{bucket, cancel}, true); err == nil {
+		t.Fatal("not interrupted")
+	}
+	if err := s.restore(t.Context(), bucket, true); err != nil {
+		t.Fatal(err)
+	}
+	if to, _ := os.Readlink(link); to != wal {
+		t.Errorf("pg_wal leads to %q, want %q", to, wal)
+	}
+	if left, err := filepath.Glob(wal + "/*"); err != nil || len(left) != 2 || !exists(wal, "archive_status") || !exists(wal, "lost+found", "x") {
+		t.Errorf("the WAL directory holds %q, %v", left, err)
+	}
+
+	if err := errors.Join(os.Remove(filepath.Join(s.pgdata, controlFile)), (marker{Format: markerFormat, PGDATA: s.pgdata, System: testSystem}).write(s.pgdata)); err != nil {
+		t.Fatal(err)
+	}
+	lead(other)
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Readlink(link); err == nil || !exists(other, "000000010000000000000001") {
+		t.Error("a planted link was followed")
+	}
+}
+
 // lastGet cancels with the first object read: the backup's index.
 type lastGet struct {
 	storage.Bucket

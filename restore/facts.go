@@ -54,7 +54,7 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 		return Facts{}, err
 	}
 	facts.Unreadable = append(facts.Unreadable, broken...)
-	source := &archive{repo: repo, entries: map[postgres.Segment]catalog.WALEntry{}, headers: map[postgres.Segment]postgres.SegmentFacts{}}
+	source := &archive{repo: repo, size: int64(info.SegmentSize), entries: map[postgres.Segment]catalog.WALEntry{}, headers: map[postgres.Segment]postgres.SegmentFacts{}}
 	facts.WAL = source
 	if len(facts.Backups) == 0 {
 		return facts, nil
@@ -90,6 +90,7 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 // planner, which asks for one thing after the other.
 type archive struct {
 	repo    *catalog.Repository
+	size    int64 // of a segment
 	entries map[postgres.Segment]catalog.WALEntry
 	headers map[postgres.Segment]postgres.SegmentFacts
 	recent  [2]wholeSegment
@@ -170,7 +171,7 @@ func (a *archive) segment(ctx context.Context, s postgres.Segment) ([]byte, erro
 	var buffer bytes.Buffer
 	err := catalog.Twice(func() error {
 		buffer.Reset()
-		_, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, &buffer)
+		_, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, catalog.AtMost(&buffer, a.size))
 		return err
 	})
 	if err != nil {

@@ -172,14 +172,13 @@ func (x *execution) sync(context.Context) error {
 
 // live puts pg_control in its place, whole and durably.
 func (x *execution) live() error {
-	const temporary = controlFile + ".pgha-restore"
-	if err := x.tree.write(temporary, x.held[controlFile]); err != nil {
+	if err := x.tree.write(controlTemporary, x.held[controlFile]); err != nil {
 		return err
 	}
-	if err := x.tree.sync([]string{temporary}); err != nil {
+	if err := x.tree.sync([]string{controlTemporary}); err != nil {
 		return err
 	}
-	if err := x.tree.base.Rename(temporary, controlFile); err != nil {
+	if err := x.tree.base.Rename(controlTemporary, controlFile); err != nil {
 		return err
 	}
 	return atomicfile.SyncDir(filepath.Join(x.ground.PGDATA, filepath.Dir(controlFile)))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 
+	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"golang.org/x/sync/errgroup"
 )
@@ -126,7 +127,7 @@ func (x *execution) memberFile(ctx context.Context, f postgres.WALFile) error {
 	}
 	r, w := io.Pipe()
 	go func() {
-		_, err := x.repository.GetWAL(ctx, f, w)
+		_, err := x.repository.GetWAL(ctx, f, catalog.AtMost(w, int64(x.plan.Backup.SegmentSize)))
 		_ = w.CloseWithError(err)
 	}()
 	defer r.Close()

@@ -86,6 +86,11 @@ func (f Facts) checkBackup(request Request) (notes []string, err error) {
 		finding := u.Finding()
 		notes = append(notes, fmt.Sprintf("%s is left out, it cannot be read: %s", finding.Object, finding.Problem))
 	}
+	for _, u := range f.Unreadable {
+		if u.Backup != "" && len(f.Backups) == 0 {
+			return nil, fmt.Errorf("no backup can be read, %s neither: %w", u.Backup, u.Err)
+		}
+	}
 	if len(f.Backups) == 0 {
 		return nil, &NotFoundError{What: "a backup", Advice: "take one with pgha-backup backup"}
 	}

@@ -43,7 +43,7 @@ func TestProve(t *testing.T) {
 // No path of a hostile backup leads out of the tree.
 func TestTreeKeepsInside(t *testing.T) {
 	dir := t.TempDir()
-	tree, err := openTree(Plan{Tablespaces: []TablespacePlan{{OID: 1, From: dir + "/x", To: dir + "/space"}}}, dir+"/data")
+	tree, err := openTree(Plan{Tablespaces: []TablespacePlan{{OID: 1, From: dir + "/x", To: dir + "/space"}}}, Ground{PGDATA: dir + "/data"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,15 +25,22 @@ import (
 type tree struct {
 	plan   Plan
 	base   *os.Root
+	wal    *os.Root            // nil: in base
 	spaces map[string]*os.Root // by OID
 	dirs   []string            // directories made, relative to PGDATA
 }
 
-func openTree(plan Plan, pgdata string) (*tree, error) {
+func openTree(plan Plan, ground Ground) (*tree, error) {
 	t := &tree{plan: plan, spaces: map[string]*os.Root{}}
 	var err error
-	if t.base, err = t.open(pgdata); err != nil {
+	if t.base, err = t.open(ground.PGDATA); err != nil {
 		return nil, err
+	}
+	if ground.WAL != "" {
+		if t.wal, err = t.open(ground.WAL); err != nil {
+			t.close()
+			return nil, fmt.Errorf("WAL directory: %w", err)
+		}
 	}
 	for _, ts := range plan.Tablespaces {
 		root, err := t.open(ts.To)
@@ -79,6 +86,9 @@ func (t *tree) open(dir string) (*os.Root, error) {
 
 func (t *tree) close() {
 	_ = t.base.Close()
+	if t.wal != nil {
+		_ = t.wal.Close()
+	}
 	for _, root := range t.spaces {
 		_ = root.Close()
 	}
@@ -93,6 +103,9 @@ func (t *tree) dirMode() fs.FileMode {
 
 // at finds the root and the name in it of a path relative to PGDATA.
 func (t *tree) at(name string) (*os.Root, string, error) {
+	if rest, ok := strings.CutPrefix(name+"/", "pg_wal/"); ok && t.wal != nil {
+		return t.wal, cmp.Or(strings.TrimSuffix(rest, "/"), "."), nil
+	}
 	rest, ok := strings.CutPrefix(name, "pg_tblspc/")
 	if !ok {
 		return t.base, name, nil
@@ -115,6 +128,9 @@ func (t *tree) directories(index catalog.Index) error {
 			if e.Kind != catalog.Dir {
 				dir = path.Dir(dir)
 			}
+			if leftOut(dir) && !strings.HasPrefix(dir, "pg_wal/") {
+				continue
+			}
 			for ; dir != "." && !all[dir]; dir = path.Dir(dir) {
 				all[dir] = true
 			}
@@ -128,7 +144,7 @@ func (t *tree) directories(index catalog.Index) error {
 		if err != nil {
 			return err
 		}
-		if err := root.Mkdir(name, t.dirMode()); err != nil {
+		if err := root.Mkdir(name, t.dirMode()); err != nil && name != "." { // the WAL directory itself
 			return err
 		}
 		t.dirs = append(t.dirs, dir)

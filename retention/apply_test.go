@@ -14,6 +14,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
+	"github.com/pgha-backup/pgha-backup/verify"
 )
 
 var two = Policy{Keep: 2, Minimum: 1, Grace: time.Hour, Garbage: 48 * time.Hour}
@@ -112,9 +113,9 @@ func (w *world) whole(failed string) {
 		if b.Manifest == nil {
 			continue
 		}
-		found, err := repo.VerifyBackup(w.Context(), *b.Manifest, archive, catalog.Presence)
-		if err != nil || len(found) > 0 {
-			w.Errorf("%s failed: backup %s is there and not whole: %v %v", failed, b.ID, found, err)
+		v := &verify.Verifier{Repository: repo, Archive: archive, Level: verify.Presence}
+		if err := v.Backup(w.Context(), *b.Manifest); err != nil || len(v.Findings()) > 0 {
+			w.Errorf("%s failed: backup %s is there and not whole: %v %v", failed, b.ID, v.Findings(), err)
 		}
 	}
 }

@@ -31,7 +31,7 @@ func ReadAll(ctx context.Context, b Bucket, key Key, limit int64) ([]byte, error
 		return nil, err
 	}
 	if int64(len(body)) > limit {
-		return nil, &Error{Op: "get", Key: key, Err: fmt.Errorf("object is larger than %d bytes", limit)}
+		return nil, &Error{Op: "get", Key: key, Err: fmt.Errorf("%w: it is larger than %d bytes", ErrSpoiled, limit)}
 	}
 	return body, nil
 }

@@ -24,6 +24,8 @@ var (
 	ErrNoBucket = errors.New("bucket does not exist")
 	// ErrDenied: the store refused the credentials or the operation.
 	ErrDenied = errors.New("access denied")
+	// ErrSpoiled: what stands there is no object that anybody of us has written.
+	ErrSpoiled = errors.New("not one of our objects")
 	// ErrSpan: the span reaches beyond the end of the object.
 	ErrSpan = errors.New("span reaches beyond the end of the object")
 )

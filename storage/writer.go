@@ -19,11 +19,14 @@ const (
 	DefaultPart = 16 << 20
 )
 
-// WriterOptions bound the memory of a Writer: (InFlight+1) x PartSize bytes.
+// WriterOptions bound the memory of a Writer: (InFlight+1) x PartSize bytes, with First one more.
 type WriterOptions struct {
 	PartSize int // bytes, at least MinPart; 0 is DefaultPart
 	InFlight int // parts under way while the next one is filled; 0 is 1
 	Put      PutOptions
+	// First is called at Commit with the first part, which is not sent before, to fill in
+	// what can only be known then.
+	First func(part []byte) error
 }
 
 // Writer streams an object of unknown size into a bucket. What fits one part
@@ -39,6 +42,7 @@ type Writer struct {
 	number int
 	size   int64
 	buf    []byte
+	first  []byte      // of First
 	free   chan []byte // buffers not in use; nil ones are not allocated yet
 	parts  sync.WaitGroup
 	done   bool
@@ -52,7 +56,7 @@ func NewWriter(ctx context.Context, b Bucket, key Key, opts WriterOptions) *Writ
 	opts.PartSize = max(opts.PartSize, MinPart)
 	opts.InFlight = max(opts.InFlight, 1)
 	opts.Put.PartSize = opts.PartSize
-	w := &Writer{b: b, key: key, opts: opts, free: make(chan []byte, opts.InFlight+1)}
+	w := &Writer{b: b, key: key, opts: opts, free: make(chan []byte, opts.InFlight+2)}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	for range opts.InFlight + 1 {
 		w.free <- nil
@@ -122,6 +126,15 @@ func (w *Writer) send() {
 	w.number++
 	number, buf := w.number, w.buf
 	w.buf = nil
+	if number == 1 && w.opts.First != nil {
+		w.first = buf
+		w.free <- nil // in its place
+		return
+	}
+	w.upload(number, buf)
+}
+
+func (w *Writer) upload(number int, buf []byte) {
 	w.parts.Go(func() {
 		if err := w.up.Part(w.ctx, number, buf); err != nil {
 			w.cancel(err)
@@ -151,11 +164,23 @@ func (w *Writer) commit() error {
 	if err := w.err(); err != nil {
 		return err
 	}
+	if w.opts.First != nil {
+		first := w.first
+		if w.up == nil {
+			first = w.buf
+		}
+		if err := w.opts.First(first); err != nil {
+			return err
+		}
+	}
 	if w.up == nil {
 		return w.b.Put(w.ctx, w.key, w.buf, w.opts.Put)
 	}
 	if len(w.buf) > 0 {
 		w.send()
+	}
+	if w.first != nil {
+		w.upload(1, w.first)
 	}
 	w.parts.Wait()
 	if err := w.err(); err != nil {

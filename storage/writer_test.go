@@ -71,6 +71,40 @@ func TestWriterExpects(t *testing.T) {
 	}
 }
 
+// What is written last into the first part is there, whatever the size.
+func TestWriterFirst(t *testing.T) {
+	for _, size := range []int{10, part, part + 1, 4*part + 7} {
+		b, refused := mem.New(), errors.New("refused")
+		var fail error
+		write := func() error {
+			w := storage.NewWriter(t.Context(), b, "k", storage.WriterOptions{PartSize: part, First: func(first []byte) error {
+				if len(first) != min(size, part) {
+					t.Errorf("%d bytes: the first part has %d", size, len(first))
+				}
+				copy(first, "known at last")
+				return fail
+			}})
+			return errors.Join(write(w, size), w.Commit())
+		}
+		fail = refused
+		if err := write(); !errors.Is(err, refused) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		if _, err := b.Head(t.Context(), "k"); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("%d bytes: what is refused is there: %v", size, err)
+		}
+		fail = nil
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		want := make([]byte, size)
+		copy(want, "known at last")
+		if got, err := storage.ReadAll(t.Context(), b, "k", 1<<30); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%d bytes: %d others, %v", size, len(got), err)
+		}
+	}
+}
+
 // Whatever call fails, the error comes out, nothing is visible and the upload is gone.
 func TestWriterFails(t *testing.T) {
 	for n := 1; n <= 5; n++ {

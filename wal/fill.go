@@ -87,6 +87,7 @@ func (p *Pusher) Fill(ctx context.Context, path string) (catalog.PutOutcome, err
 		err = errors.New(src.facts.Stop)
 	}
 	if err != nil { // a damaged one too: it must not hold up those behind it
+		src.close()
 		return "", &IncompleteError{file, err}
 	}
 	return p.store(ctx, path, src, nil)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,12 +81,12 @@ func (p *Pusher) orDrop(ctx context.Context, path string, push func(context.Cont
 	return outcome, err
 }
 
-// mayDrop: never a history, without which no later WAL can be followed. A .partial holds
-// nothing that the next timeline's first segment does not, and nobody restores from a
-// .backup: no gap is left by them, and one that waited would hold up all behind it.
+// mayDrop: a history too, which PostgreSQL never removes from pg_wal: the daemon keeps its
+// record until it is stored. A .partial holds nothing that the next timeline's first segment
+// does not, and nobody restores from a .backup. One that waited would hold up all behind it.
 func (p *Pusher) mayDrop(path string) bool {
-	file, err := postgres.ParseWALFile(filepath.Base(path))
-	return p.DropBelow > 0 && p.State != "" && err == nil && file.Kind != postgres.WALHistory
+	_, err := postgres.ParseWALFile(filepath.Base(path))
+	return p.DropBelow > 0 && p.State != "" && err == nil
 }
 
 // full tells whether the filesystem of the file is so; one that cannot be asked is not.
@@ -99,14 +100,18 @@ func (p *Pusher) full(path string) bool {
 func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error) {
 	log := logger(p.Log)
 	src, err := readSource(path, nil)
-	if err == nil {
-		err = p.settle(path, &src, log)
+	if err != nil {
+		return "", err
+	}
+	defer src.close()
+	sum := sha256.New()
+	if err = p.settle(path, &src, log); err == nil {
+		_, err = io.Copy(sum, io.NewSectionReader(src.at(), 0, src.length))
 	}
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(src.plain)
-	d := Drop{File: src.file.String(), System: src.system, Size: len(src.plain), SHA256: hex.EncodeToString(sum[:]),
+	d := Drop{File: src.file.String(), System: src.system, Size: int(src.length), SHA256: hex.EncodeToString(sum.Sum(nil)),
 		At: p.now().UTC().Truncate(time.Second), Member: p.Member}
 	if src.facts != nil {
 		d.MinTime, d.MaxTime = src.facts.MinTime, src.facts.MaxTime

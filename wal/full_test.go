@@ -157,7 +157,6 @@ func TestDropsNothing(t *testing.T) {
 			o.down = func(faulty.Call) error { return storage.ErrNoBucket }
 			return o.segments[0]
 		},
-		"history": func(*outage) string { return "00000002.history" },
 		"not a WAL file": func(o *outage) string {
 			write(o.t, o.path("RECOVERYXLOG"), read(o.t, o.path(o.segments[0])))
 			return "RECOVERYXLOG"
@@ -227,7 +226,8 @@ func TestDropOthers(t *testing.T) {
 	partial, backup := o.segments[0]+".partial", o.segments[0]+".00000028.backup"
 	write(t, o.path(partial), read(t, o.path(o.segments[0])))
 	write(t, o.path(backup), []byte("START WAL LOCATION\n"))
-	for _, file := range []string{partial, backup} {
+	write(t, o.path("00000002.history"), []byte("1\t0/3000000\tno recovery target specified\n"))
+	for _, file := range []string{partial, backup, "00000002.history"} {
 		if _, outcome, err := o.push(file); outcome != Dropped || err != nil {
 			t.Errorf("%s: %s, %v", file, outcome, err)
 		}

@@ -194,7 +194,7 @@ func (r *retrieval) fetch(ctx context.Context, repository *catalog.Repository) e
 
 // fetchWAL brings a file and checks what the catalog cannot: the size of a segment.
 func fetchWAL(ctx context.Context, repository *catalog.Repository, file postgres.WALFile, size postgres.SegmentSize, w io.Writer) error {
-	object, err := repository.GetWAL(ctx, file, w)
+	object, err := repository.GetWAL(ctx, file, catalog.AtMost(w, max(int64(size), 1<<20)))
 	if err != nil {
 		return err
 	}

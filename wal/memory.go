@@ -81,7 +81,12 @@ type loan struct {
 }
 
 // cost is the memory of a push.
-func cost(size int64) int64 { return size + room(size) }
+func cost(size int64) int64 {
+	if size > largeFrom {
+		return largeFrom // and not with its length
+	}
+	return size + room(size)
+}
 
 // room is what the stored object takes at the most; what a larger header needs is of the heap.
 func room(size int64) int64 { return size + size/16 + 1<<16 }

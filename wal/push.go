@@ -69,6 +69,7 @@ func (p *Pusher) push(ctx context.Context, path string, l *loan) (catalog.PutOut
 
 // store stores what was read from path.
 func (p *Pusher) store(ctx context.Context, path string, src source, l *loan) (catalog.PutOutcome, error) {
+	defer src.close()
 	log := logger(p.Log)
 	if err := p.settle(path, &src, log); err != nil {
 		return "", err
@@ -77,15 +78,20 @@ func (p *Pusher) store(ctx context.Context, path string, src source, l *loan) (c
 	defer watch.stop()
 	ctx = storage.WithProgress(ctx, func(int) { watch.alive() })
 	repository := catalog.New(p.Bucket, catalog.Location{Scope: p.Scope, System: src.system}, p.Options)
-	if err := p.ensure(ctx, repository, src.size, log); err != nil {
+	err := p.ensure(ctx, repository, src.size, log)
+	if err != nil {
 		return "", stalled(ctx, fmt.Errorf("prepare repository %s: %w", repository.Root(), err))
 	}
-	packed, err := repository.PackWAL(l.forObject(len(src.plain)), src.file, src.plain, src.facts)
-	if err != nil {
-		return "", fmt.Errorf("archive %s: %w", src.file, err)
+	var outcome catalog.PutOutcome
+	if src.large != nil {
+		outcome, err = repository.PutWALFrom(ctx, src.file, src.large, src.length, src.facts)
+	} else {
+		var packed catalog.PackedWAL
+		if packed, err = repository.PackWAL(l.forObject(len(src.plain)), src.file, src.plain, src.facts); err == nil {
+			l.packed()
+			outcome, err = repository.PutPackedWAL(ctx, packed)
+		}
 	}
-	l.packed()
-	outcome, err := repository.PutPackedWAL(ctx, packed)
 	if err != nil {
 		return "", stalled(ctx, fmt.Errorf("archive %s: %w", src.file, err))
 	}

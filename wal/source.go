@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,9 @@ const maxSmall = 1 << 20
 type source struct {
 	file  postgres.WALFile
 	plain []byte
+	// large is a segment that is not read into memory, in place of plain; close it.
+	large  *largeFile
+	length int64
 	// system and size come from a segment's own header; zero for the other kinds.
 	system postgres.SystemIdentifier
 	size   postgres.SegmentSize
@@ -39,11 +43,20 @@ func readSource(path string, l *loan) (source, error) {
 	if isSegment {
 		limit = 1 << 30
 	}
-	if s.plain, err = readRegular(path, limit, l); err != nil {
+	if s.large, err = openLarge(path, limit); err == nil && s.large == nil {
+		s.plain, err = readRegular(path, limit, l)
+	}
+	if err != nil {
 		return source{}, fmt.Errorf("read %s: %w", path, err)
 	}
+	if s.length = int64(len(s.plain)); s.large != nil {
+		s.length = s.large.info.Size()
+	}
 	if isSegment {
-		return s, s.checkSegment(path)
+		if err = s.checkSegment(path); err != nil {
+			s.close()
+		}
+		return s, err
 	}
 	if len(s.plain) == 0 {
 		return source{}, fmt.Errorf("read %s: the file is empty", path)
@@ -52,6 +65,20 @@ func readSource(path string, l *loan) (source, error) {
 		_, s.unread = postgres.ParseTimelineHistory(file.Segment.Timeline, s.plain)
 	}
 	return s, nil
+}
+
+// at reads it, wherever it is.
+func (s *source) at() io.ReaderAt {
+	if s.large != nil {
+		return s.large
+	}
+	return bytes.NewReader(s.plain)
+}
+
+func (s *source) close() {
+	if s.large != nil {
+		_ = s.large.Close()
+	}
 }
 
 // hugePage is the size of a large memory page.
@@ -83,18 +110,25 @@ func readRegular(path string, limit int64, l *loan) ([]byte, error) {
 
 // checkSegment refuses what no server can have meant to archive under this name.
 func (s *source) checkSegment(path string) error {
-	header, err := postgres.ParseWALHeader(s.plain)
+	head := make([]byte, 64)
+	n, _ := s.at().ReadAt(head, 0)
+	header, err := postgres.ParseWALHeader(head[:n])
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if len(s.plain) != int(header.SegmentSize) {
-		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, len(s.plain), header.SegmentSize)
+	if s.length != int64(header.SegmentSize) {
+		return fmt.Errorf("%s has %d bytes, its header says that a segment has %d: the file is not whole", path, s.length, header.SegmentSize)
 	}
 	if err := header.CheckName(s.file, 0, localHistory(path, s.file.Segment.Timeline)); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	s.system, s.size = header.System, header.SegmentSize
-	facts, err := postgres.ScanSegment(s.file, s.plain)
+	var facts postgres.SegmentFacts
+	if s.large != nil {
+		facts, err = postgres.ScanSegmentAt(s.file, s.large, s.length)
+	} else {
+		facts, err = postgres.ScanSegment(s.file, s.plain)
+	}
 	if err != nil {
 		s.unread = err
 	} else if facts.Stop != "" && s.file.Kind == postgres.WALSegment && !facts.Complete(s.size) {

@@ -156,7 +156,7 @@ func (h *host) object(suffix string) string {
 
 var (
 	runName = regexp.MustCompile(`Z-([a-z0-9-]+)/[0-9a-f]{8}/`)
-	random  = regexp.MustCompile(`"(run|sha256)": "[0-9a-f]+"`)
+	random  = regexp.MustCompile(`"(run|sha256|stored_crc32c)": "[0-9a-f]+"`)
 	// The index holds the run's random name, so its compressed size varies a little.
 	indexSize = regexp.MustCompile(`\b(?:1[89]|[23][0-9])[0-9]( B|,\n|\n)`)
 )

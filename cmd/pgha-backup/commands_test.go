@@ -77,6 +77,28 @@ func TestVerifyFindsDamage(t *testing.T) {
 	h.golden("verify-damaged.txt", stdout)
 }
 
+// Level full reads what the others believe: the stock's files are no PostgreSQL's.
+func TestVerifyFull(t *testing.T) {
+	h := newHost(t)
+	h.stock()
+	code, stdout, stderr := h.run("verify", "20261121T02", "--level", "full", "--format", "json")
+	var said struct {
+		Level    string
+		Checked  struct{ Files, Documents int }
+		Findings []struct{ Backup, Object, File, Problem string }
+	}
+	if err := json.Unmarshal([]byte(stdout), &said); err != nil || code != 9 || !strings.Contains(stderr, "verification failed: ") {
+		t.Fatalf("exit %d, %v: %s%s", code, err, stdout, stderr)
+	}
+	if said.Level != "full" || said.Checked.Files != 1 || said.Checked.Documents != 2 || len(said.Findings) == 0 {
+		t.Errorf("%s", stdout)
+	}
+	if code, stdout, _ = h.run("verify", "--level", "full"); code != 9 || !strings.Contains(stdout, "looked at 3 files with 0 pages, 12 WAL objects and 7 documents\n") ||
+		!strings.Contains(stdout, "backup 20261120T020000Z-nightly has no page checksums: its pages were not checked\n") {
+		t.Errorf("exit %d: %s", code, stdout)
+	}
+}
+
 // One document that says nothing takes nothing else away, and is named.
 func TestUnreadableDocuments(t *testing.T) {
 	h := newHost(t)
@@ -205,7 +227,7 @@ func TestComplaints(t *testing.T) {
 		{"lst", 2, "error: unknown command \"lst\" for pgha-backup\nhint: did you mean list?\n"},
 		{"wal lst", 2, "error: unknown command \"lst\" for pgha-backup wal\nhint: did you mean list?\n"},
 		{"backup --method tar", 2, "error: --method \"tar\": want file-copy or base-backup\n"},
-		{"verify --level deep", 2, "error: --level \"deep\": want presence or hashes\n"},
+		{"verify --level deep", 2, "error: --level \"deep\": want presence, hashes or full\n"},
 	} {
 		code, stdout, stderr := h.run(strings.Fields(strings.ReplaceAll(c.args, "DIR", h.dir))...)
 		stderr = strings.ReplaceAll(stderr, h.dir, "DIR")
@@ -350,5 +372,22 @@ func TestHooksPrefix(t *testing.T) {
 	a.config.Daemon.Socket = ""
 	if got := a.hooksPrefix(prefix); !slices.Equal(got, prefix) {
 		t.Errorf("no daemon to ask: %q", got)
+	}
+}
+
+func TestCutMapping(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"/a=/b":             {"/a", "/b"},
+		"/a=/b=c":           {"/a", "/b=c"},
+		`/a\=b=/c\=d`:       {"/a=b", "/c=d"},
+		`/a\\=b=/c`:         {`/a\=b`, "/c"},
+		`/a\b=/c\d`:         {`/a\b`, `/c\d`},
+		"=/b":               {"", "/b"},
+		`/no\=sign/at\=all`: {`/no\=sign/at\=all`, ""},
+	} {
+		from, to, ok := cutMapping(text)
+		if from != want[0] || to != want[1] || ok != (to != "") {
+			t.Errorf("%q: %q, %q, %v", text, from, to, ok)
+		}
 	}
 }

@@ -69,7 +69,7 @@ func exitCode(err error) int {
 		return exitConfig
 	case errors.Is(err, catalog.ErrCommitted), errors.Is(err, catalog.ErrExpired), is[*catalog.ConflictError](err), errors.Is(err, catalog.ErrDecided), errors.Is(err, catalog.ErrHistory):
 		return exitConflict
-	case errors.Is(err, codec.ErrCorrupt):
+	case errors.Is(err, codec.ErrCorrupt), errors.Is(err, storage.ErrSpoiled):
 		return exitVerification
 	case errors.Is(err, catalog.ErrNoBackup), errors.Is(err, storage.ErrNotExist):
 		return exitNotFound

@@ -42,7 +42,9 @@ func report(w io.Writer, err error) {
 		return
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(w, "error: %s\n", strings.ReplaceAll(text, "\n", "\nerror: "))
+		for line := range strings.SplitSeq(text, "\n") {
+			fmt.Fprintf(w, "error: %s\n", printable(line))
+		}
 	}
 	if hint := hintOf(err); hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", hint)

@@ -52,7 +52,7 @@ func (f *restoreFlags) addSource(cmd *cobra.Command) {
 	systemFlag(cmd, &f.system)
 	flags := cmd.Flags()
 	flags.StringVar(&f.backup, "backup", "", "restore from this backup; default: the newest that reaches the target")
-	flags.StringArrayVar(&f.mapping, "tablespace-mapping", nil, "OLD=NEW: where a tablespace goes; may be repeated")
+	flags.StringArrayVar(&f.mapping, "tablespace-mapping", nil, "OLD=NEW: where a tablespace goes; may be repeated; write \\= for a = in a path")
 }
 
 // restored is what restore prints in the end.
@@ -146,7 +146,7 @@ func (f restoreFlags) request(target targetFlags, now time.Time) (restore.Reques
 		return r, usage("--archive-mode %q: want off or preserve", f.archiveMode)
 	}
 	for _, m := range f.mapping {
-		from, to, ok := strings.Cut(m, "=")
+		from, to, ok := cutMapping(m)
 		if !ok || !filepath.IsAbs(from) || !filepath.IsAbs(to) {
 			return r, usage("--tablespace-mapping %q: want OLD=NEW, both absolute paths", m)
 		}
@@ -156,6 +156,17 @@ func (f restoreFlags) request(target targetFlags, now time.Time) (restore.Reques
 		r.Mapping[from] = filepath.Clean(to)
 	}
 	return r, nil
+}
+
+// cutMapping cuts at the first '=' that has no backslash before it, as pg_basebackup does.
+func cutMapping(m string) (from, to string, ok bool) {
+	for i := range len(m) {
+		if m[i] == '=' && (i == 0 || m[i-1] != '\\') {
+			plain := strings.NewReplacer(`\=`, "=")
+			return plain.Replace(m[:i]), plain.Replace(m[i+1:]), true
+		}
+	}
+	return m, "", false
 }
 
 // planned decides from what the repository of a system holds how to do what is asked for.
@@ -189,6 +200,9 @@ func (a *app) confirmReplace(ground restore.Ground) error {
 	what := fmt.Sprintf("the stopped cluster %s in %s will be REPLACED", a.config.Cluster.Scope, ground.PGDATA)
 	if len(ground.Cleared) > 0 {
 		what += ", with its tablespaces " + strings.Join(ground.Cleared, ", ")
+	}
+	if ground.WAL != "" {
+		what += ", with its WAL in " + ground.WAL
 	}
 	return a.confirm(what)
 }
@@ -251,6 +265,9 @@ func (a *app) printPlan(plan restore.Plan, ground restore.Ground) error {
 		}
 		if ground.PGDATA != "" {
 			lines.add("Directory", "%s (%s)", ground.PGDATA, ground.State)
+			if ground.WAL != "" {
+				lines.add("WAL directory", "%s, where pg_wal leads", ground.WAL)
+			}
 		}
 		for _, note := range plan.Notes {
 			lines.add("Note", "%s", note)

@@ -13,7 +13,12 @@ import (
 	"github.com/pgha-backup/pgha-backup/internal/hook"
 )
 
-const usage = `Usage: pgha-wal [--socket <path>] [--config <file>] archive-push <path>
+// version is this release; the build sets it from git.
+var version = "0.1.0-dev"
+
+const usage = `, speaks ` + hook.Version + ` with the daemon.
+
+Usage: pgha-wal [--socket <path>] [--config <file>] archive-push <path>
        pgha-wal [--socket <path>] [--config <file>] archive-get <file> <path>
 
 Asks the daemon that listens at --socket. Where none does, or none is given, it runs pgha-backup, with --config.
@@ -29,7 +34,7 @@ func main() {
 		say("hint: ", "see pgha-wal --help")
 		leave.trouble()
 	case l.help:
-		_, _ = os.Stdout.WriteString(usage)
+		_, _ = os.Stdout.WriteString("pgha-wal " + version + usage)
 		leave.help()
 	}
 	if l.socket != "" && l.plain() {

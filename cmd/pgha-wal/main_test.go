@@ -73,7 +73,7 @@ func TestWaysOut(t *testing.T) {
 	} {
 		for dir, want := range map[string]int{recovery: c.inRecovery, standby: c.ofTheStandby} {
 			status, said := call(t, "run", dir, c.args...)
-			if status.ExitStatus() != want || !strings.HasPrefix(said, "error: ") && !strings.HasPrefix(said, "Usage: ") {
+			if status.ExitStatus() != want || !strings.HasPrefix(said, "error: ") && !strings.HasPrefix(said, "pgha-wal "+version+", speaks pgha/1 ") {
 				t.Errorf("%q: exit %d, want %d: %s", c.args, status.ExitStatus(), want, said)
 			}
 		}

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
 // Write stores data under path, replacing what is there.
@@ -22,7 +24,9 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 // WriteFrom stores what fill writes under path. If fill fails, path is untouched
 // and the temporary file beside it is gone.
 func WriteFrom(path string, mode fs.FileMode, fill func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
+	unfinished := "." + filepath.Base(path) + ".tmp-"
+	sweep(filepath.Dir(path), unfinished, time.Now())
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished+"*")
 	if err != nil {
 		return err
 	}
@@ -47,6 +51,19 @@ func WriteFrom(path string, mode fs.FileMode, fill func(io.Writer) error) (err e
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+// sweep removes what killed writers left unfinished; one that lives takes no hour.
+func sweep(dir, unfinished string, now time.Time) {
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), unfinished) {
+			continue
+		}
+		if info, err := entry.Info(); err == nil && now.Sub(info.ModTime()) > time.Hour {
+			_ = os.Remove(filepath.Join(dir, entry.Name()))
+		}
+	}
 }
 
 // SyncDir makes the names in a directory durable.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestWriteReplacesWhole(t *testing.T) {
@@ -44,6 +45,29 @@ func TestFailureLeavesOldFileAndNoTemporary(t *testing.T) {
 	}
 	if names, _ := os.ReadDir(dir); len(names) != 1 {
 		t.Fatalf("left behind: %v", names)
+	}
+}
+
+// What killed writers of the same file left goes, and nothing else.
+func TestSweepsUnfinished(t *testing.T) {
+	dir := t.TempDir()
+	then := time.Now().Add(-2 * time.Hour)
+	for name, stays := range map[string]bool{".f.tmp-1": false, ".f.tmp-2": true, ".ff.tmp-3": true, "f.tmp-4": true} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if name != ".f.tmp-2" { // one under way
+			if err := os.Chtimes(path, then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Write(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); (err == nil) != stays {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

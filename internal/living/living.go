@@ -73,16 +73,25 @@ func TablespaceLinks(pgdata string) (found []string) {
 	return found
 }
 
-// Resolve follows the links of a path as far as it exists.
-func Resolve(path string) string {
+// Resolve follows the links of a path as far as it exists, those too that lead to what
+// is still to be made.
+func Resolve(path string) string { return resolve(path, 40) }
+
+func resolve(path string, links int) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		return real
 	}
 	parent := filepath.Dir(path)
+	if to, err := os.Readlink(path); err == nil && links > 0 {
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(parent, to)
+		}
+		return resolve(to, links-1)
+	}
 	if parent == path {
 		return path
 	}
-	return filepath.Join(Resolve(parent), filepath.Base(path))
+	return filepath.Join(resolve(parent, links), filepath.Base(path))
 }
 
 // Overlap tells whether one directory is the other or lies inside it.

@@ -16,6 +16,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -63,6 +64,8 @@ func (b *Bucket) report(op string, key storage.Key, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		e.Err = fmt.Errorf("%w: %w", storage.ErrDenied, err)
 		e.Advice = "let the user that runs this program read and write " + b.dir
+	case errors.Is(err, storage.ErrSpoiled):
+		e.Advice = "find out who put it into " + b.dir + ", and take it away"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Advice = "free space under " + b.dir
 	case errors.Is(err, syscall.ESTALE), errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, syscall.EAGAIN):
@@ -102,9 +105,23 @@ func createTemp(root *os.Root) (temp, error) {
 	if err := root.Mkdir(tmpDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return temp{}, err
 	}
+	sweepTemps(root, time.Now())
 	name := tmpDir + "/" + rand.Text()
 	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	return temp{f, name}, err
+}
+
+// tempAge is how long nobody pauses who still writes.
+const tempAge = 48 * time.Hour
+
+// sweepTemps removes what killed processes left unfinished.
+func sweepTemps(root *os.Root, now time.Time) {
+	entries, _ := fs.ReadDir(root.FS(), tmpDir)
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil && now.Sub(info.ModTime()) > tempAge {
+			_ = root.Remove(tmpDir + "/" + entry.Name())
+		}
+	}
 }
 
 // publish gives a synced temporary file its name, durably.
@@ -142,7 +159,7 @@ func syncUp(root *os.Root, dir string) error {
 	for {
 		d, err := root.Open(dir)
 		if err != nil {
-			return err
+			return fmt.Errorf("fsync %s: %w", path.Join(root.Name(), dir), err)
 		}
 		err = d.Sync()
 		d.Close()
@@ -155,7 +172,11 @@ func syncUp(root *os.Root, dir string) error {
 
 func (b *Bucket) Get(ctx context.Context, key storage.Key, span storage.Span) (r io.ReadCloser, err error) {
 	err = b.within(ctx, "get", key, func(root *os.Root) error {
-		f, err := root.Open(string(key))
+		// A FIFO would keep who opens it until somebody writes, a device may do anything.
+		if _, err := stat(root, key); err != nil {
+			return err
+		}
+		f, err := root.OpenFile(string(key), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return absent(err)
 		}
@@ -174,7 +195,7 @@ func section(f *os.File, span storage.Span) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, storage.ErrNotExist
+		return nil, irregular(info)
 	}
 	off, length, err := span.Within(info.Size())
 	if err == nil {
@@ -194,17 +215,33 @@ func absent(err error) error {
 	return err
 }
 
+// irregular: a directory is a prefix of objects and none itself; anything else that is no
+// file was put there by somebody else, and proves nothing.
+func irregular(info fs.FileInfo) error {
+	if info.IsDir() {
+		return storage.ErrNotExist
+	}
+	return fmt.Errorf("%w: a file is wanted, this is %s", storage.ErrSpoiled, info.Mode().Type())
+}
+
+func stat(root *os.Root, key storage.Key) (fs.FileInfo, error) {
+	info, err := root.Stat(string(key))
+	if err != nil {
+		return nil, absent(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, irregular(info)
+	}
+	return info, nil
+}
+
 func (b *Bucket) Head(ctx context.Context, key storage.Key) (found storage.Object, err error) {
 	err = b.within(ctx, "head", key, func(root *os.Root) error {
-		info, err := root.Stat(string(key))
-		if err != nil {
-			return absent(err)
+		info, err := stat(root, key)
+		if err == nil {
+			found = storage.Object{Key: key, Size: info.Size(), Modified: info.ModTime()}
 		}
-		if !info.Mode().IsRegular() {
-			return storage.ErrNotExist
-		}
-		found = storage.Object{Key: key, Size: info.Size(), Modified: info.ModTime()}
-		return nil
+		return err
 	})
 	return found, err
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -80,6 +81,38 @@ func TestLeavesNothing(t *testing.T) {
 		if err != nil || (name == "." && len(left) != 1) || (name == ".tmp" && len(left) != 0) {
 			t.Errorf("left in %s: %v %v", name, left, err)
 		}
+	}
+}
+
+// What a killed process left unfinished goes with a later write, once nobody can be writing it.
+func TestSweepsUnfinished(t *testing.T) {
+	dir := t.TempDir()
+	b := file.New(dir)
+	begin := func(key storage.Key) storage.Upload {
+		u, err := b.Begin(t.Context(), key, storage.PutOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	begin("killed")
+	left, err := filepath.Glob(filepath.Join(dir, ".tmp", "*"))
+	if err != nil || len(left) != 1 {
+		t.Fatal(left, err)
+	}
+	then := time.Now().Add(-49 * time.Hour)
+	if err := os.Chtimes(left[0], then, then); err != nil {
+		t.Fatal(err)
+	}
+	u := begin("slow")
+	if err := b.Put(t.Context(), "a", []byte("x"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left[0]); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the unfinished file stays: %v", err)
+	}
+	if err := errors.Join(u.Part(t.Context(), 1, []byte("y")), u.Complete(t.Context())); err != nil {
+		t.Errorf("a write under way was disturbed: %v", err)
 	}
 }
 

@@ -43,6 +43,9 @@ func (w *walk) dir(dir string) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
+	if len(dir) > storage.MaxKey {
+		return fmt.Errorf("%w: directories nested deeper than any key", storage.ErrSpoiled)
+	}
 	entries, err := fs.ReadDir(w.root.FS(), path.Clean(dir)) // Clean makes "." of the root
 	if errors.Is(err, fs.ErrNotExist) && dir != "" {
 		return nil // removed with its last object since its parent was read
@@ -96,7 +99,7 @@ func (w *walk) file(name string) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", name)
+		return fmt.Errorf("%s: %w", name, irregular(info))
 	}
 	if !w.yield(storage.Object{Key: storage.Key(name), Size: info.Size(), Modified: info.ModTime()}, nil) {
 		return errStop

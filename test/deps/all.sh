@@ -8,6 +8,6 @@ fi
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
-for part in packages go users tools promtool postgres17; do
+for part in packages go users tools promtool postgres17 postgres16; do
   "$here/$part.sh" 9>&-
 done

@@ -181,21 +181,23 @@ func (f *failedOver) seen() {
 			Segments int
 		}
 	}
-	list := f.do(f.next, "wal", "gaps", "--format", "json")
-	if err := json.Unmarshal([]byte(list.stdout), &audit); err != nil {
-		f.Fatalf("%v: %s", err, list)
-	}
-	said := 0
-	for _, g := range audit.Gaps {
-		said += g.Segments
-	}
 	gaps, verify := 0, 0
 	if len(lost) > 0 {
 		gaps, verify = 10, 9
 	}
-	if list.code != gaps || said != len(lost) || len(lost) > 0 && audit.Gaps[0].First != lost[0] {
-		f.Errorf("the archive lacks %v; wal gaps: %s", lost, list)
-	}
+	lab.Poll(f.T, time.Minute, "wal gaps to tell what is missing", func() error { // what is behind it may just have come
+		list, said := f.do(f.next, "wal", "gaps", "--format", "json"), 0
+		if err := json.Unmarshal([]byte(list.stdout), &audit); err != nil {
+			return fmt.Errorf("%w: %s", err, list)
+		}
+		for _, g := range audit.Gaps {
+			said += g.Segments
+		}
+		if list.code != gaps || said != len(lost) || len(lost) > 0 && audit.Gaps[0].First != lost[0] {
+			return fmt.Errorf("the archive lacks %v; wal gaps: %s", lost, list)
+		}
+		return nil
+	})
 	if r := f.do(f.next, "verify", "--level", "presence"); r.code != verify {
 		f.Errorf("the archive lacks %v; verify: %s", lost, r)
 	}

@@ -29,6 +29,11 @@ type PGOptions struct {
 	// WALSegSizeMB is initdb's --wal-segsize; 16 when zero.
 	WALSegSizeMB int
 	NoChecksums  bool
+	// InitDir is where initdb makes the data directory, if not in the server's own; InitArgs are added to its arguments.
+	InitDir  string
+	InitArgs []string
+	// Args are added to the server's arguments.
+	Args []string
 	// User runs the server and owns its files; User1 when empty.
 	User string
 	// DataDir is an existing data directory to serve, a restored one for example.
@@ -57,6 +62,7 @@ type Postgres struct {
 	t    T
 	run  *Run
 	env  []string
+	args []string
 	proc *Process
 }
 
@@ -70,13 +76,13 @@ func StartPostgres(t T, o PGOptions) *Postgres {
 	name := fmt.Sprintf("pg%d", n)
 	p := &Postgres{
 		Major: or(o.Major, 15), User: or(o.User, User1), Host: run.Prefix + strconv.Itoa(50+n), Port: 5432,
-		Log: run.Path(name + ".log"), t: t, run: run, env: o.Env, DataDir: o.DataDir,
+		Log: run.Path(name + ".log"), t: t, run: run, env: o.Env, args: o.Args, DataDir: o.DataDir,
 	}
 	p.BinDir = BinDir(t, p.Major)
 	home := run.Mkdir(p.User, 0o755, name)
 	p.SocketDir = run.Mkdir(p.User, 0o755, name, "socket")
 	if p.DataDir == "" {
-		p.DataDir = filepath.Join(home, "data")
+		p.DataDir = or(o.InitDir, filepath.Join(home, "data"))
 		p.initdb(o, name)
 	}
 	if !o.NoStart {
@@ -104,7 +110,7 @@ func (p *Postgres) initdb(o PGOptions, name string) {
 	if o.WALSegSizeMB != 0 {
 		argv = append(argv, "--wal-segsize="+strconv.Itoa(o.WALSegSizeMB))
 	}
-	p.run.Must(p.User, argv...)
+	p.run.Must(p.User, append(argv, o.InitArgs...)...)
 	if o.HBA != "" {
 		path := filepath.Join(p.DataDir, "pg_hba.conf")
 		b, err := os.ReadFile(path)
@@ -123,7 +129,7 @@ func (p *Postgres) Configure(conf map[string]string) {
 	p.t.Helper()
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(conf)) {
-		fmt.Fprintf(&b, "%s = '%s'\n", k, strings.ReplaceAll(conf[k], "'", "''"))
+		fmt.Fprintf(&b, "%s = '%s'\n", k, strings.NewReplacer("'", "''", `\`, `\\`).Replace(conf[k]))
 	}
 	f, err := os.OpenFile(filepath.Join(p.DataDir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
@@ -177,8 +183,9 @@ func (p *Postgres) TryStart(limit time.Duration) error {
 func (p *Postgres) Launch() {
 	p.t.Helper()
 	if p.proc == nil {
-		p.proc = p.run.Start(p.User, strings.TrimSuffix(filepath.Base(p.Log), ".log"), p.env, p.Bin("postgres"), "-D", p.DataDir,
-			"-c", "listen_addresses="+p.Host, "-c", "port="+strconv.Itoa(p.Port), "-c", "unix_socket_directories="+p.SocketDir)
+		argv := []string{p.Bin("postgres"), "-D", p.DataDir,
+			"-c", "listen_addresses=" + p.Host, "-c", "port=" + strconv.Itoa(p.Port), "-c", "unix_socket_directories=" + p.SocketDir}
+		p.proc = p.run.Start(p.User, strings.TrimSuffix(filepath.Base(p.Log), ".log"), p.env, append(argv, p.args...)...)
 		return
 	}
 	if err := p.proc.Restart(); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/storage"
+	"github.com/pgha-backup/pgha-backup/verify"
 )
 
 // Ledger is what archive-push acknowledged, by file name.
@@ -109,7 +110,9 @@ func JudgeRepository(ctx context.Context, r *catalog.Repository) (seen []catalog
 	if err != nil {
 		return nil, nil, err
 	}
-	findings, err := r.VerifyWAL(ctx, archive, catalog.Hashes)
+	v := &verify.Verifier{Repository: r, Archive: archive, Level: verify.Hashes, WholeArchive: true}
+	err = v.WAL(ctx)
+	var findings []catalog.Finding
 	for _, u := range slices.Concat(broken, archive.Unreadable) {
 		findings = append(findings, u.Finding())
 	}
@@ -118,11 +121,9 @@ func JudgeRepository(ctx context.Context, r *catalog.Repository) (seen []catalog
 			break
 		}
 		seen = append(seen, m.ID)
-		var more []catalog.Finding
-		more, err = r.VerifyBackup(ctx, m, archive, catalog.Hashes)
-		findings = append(findings, more...)
+		err = v.Backup(ctx, m)
 	}
-	for _, f := range findings {
+	for _, f := range slices.Concat(findings, v.Findings()) {
 		faults = append(faults, fmt.Sprintf("%s %s: %s", f.Backup, f.Object, f.Problem))
 	}
 	return seen, faults, err

@@ -187,6 +187,10 @@ func (w *world) walFile(name string) []byte {
 func (w *world) repository(dir string) *catalog.Repository { return w.catalog(file.New(dir)) }
 
 func (w *world) catalog(bucket storage.Bucket) *catalog.Repository {
+	return w.catalogOf(bucket, scope)
+}
+
+func (w *world) catalogOf(bucket storage.Bucket, scope string) *catalog.Repository {
 	return catalog.New(bucket, catalog.Location{Scope: scope, System: w.system}, catalog.Options{})
 }
 
@@ -211,3 +215,5 @@ func (w *world) call(config, dir string, args ...string) (code int, output strin
 	}
 	return cmd.ProcessState.ExitCode(), out.String()
 }
+
+func removeAll(dir string) error { return os.RemoveAll(dir) }
