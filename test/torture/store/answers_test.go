@@ -56,6 +56,7 @@ func (w *world) credentials() {
 	if faults := w.sound("living", torture.Ledger{}); o.code != 0 || len(faults) > 0 || !regexp.MustCompile("token([3-9]|[0-9]{2})").Match(text) {
 		w.Errorf("backup with credentials that expire exits %d after %d requests, %v, %s\n%s", o.code, w.proxy.Count("", "")-before, faults, text, o.output())
 	}
+	w.proxy.Set()
 }
 
 // A document of an error in the place of a list is never the end of the archive.
@@ -73,6 +74,7 @@ func (w *world) lists() {
 			w.Errorf("archive-get with %s exits %d:\n%s", name, o.code, o.output())
 		}
 	}
+	w.proxy.Set()
 	w.must(os.Remove(filepath.Join(w.node, "recovery.signal")))
 }
 

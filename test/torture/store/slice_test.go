@@ -20,7 +20,7 @@ func TestStoreSlice(t *testing.T) {
 	w.lists()
 	w.clocks()
 	short := faultproxy.FoundationDB
-	short.Delay = time.Second
+	short.Delay, short.Slow = 300*time.Millisecond, 8<<20
 	w.report(w.storm("weather", short, seed>>12, 0))
 	for _, c := range w.commands() {
 		w.count(c)
