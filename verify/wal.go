@@ -143,12 +143,12 @@ func (v *Verifier) object(ctx context.Context, backup catalog.BackupID, e catalo
 	if v.Level == Full {
 		plain = v.buffer()
 		defer v.buffers.Put(plain)
-		w = &bounded{plain, max(maxSmall, int(v.Archive.SegmentSize))}
 	}
 	var o catalog.WALObject
 	err := catalog.Twice(func() (err error) {
 		if plain != nil {
 			plain.Reset()
+			w = &bounded{plain, max(maxSmall, int(v.Archive.SegmentSize))}
 		}
 		o, err = v.Repository.InspectWAL(ctx, e, w)
 		return err
