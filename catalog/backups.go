@@ -164,6 +164,12 @@ type Origin struct {
 	Restored time.Time                 `json:"restored"`
 }
 
+// ParseOrigin reads an Origin.
+func ParseOrigin(what string, text []byte) (o Origin, err error) {
+	err = decodeFormat(what, text, &o)
+	return o, err
+}
+
 // OriginFile is the name of the Origin document in PGDATA.
 const OriginFile = "pgha.origin.json"
 

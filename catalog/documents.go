@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
@@ -28,12 +29,12 @@ func (r *Repository) Documents(ctx context.Context, id BackupID) (n int, broken 
 			if document {
 				n++
 			}
-			backup := id
-			if below, ok := strings.CutPrefix(string(object.Key), string(r.keys.backups())); ok {
-				name, _, _ := strings.Cut(below, "/")
-				backup = BackupID(name)
+			of := id
+			if root == "backup/" {
+				name, _, _ := strings.Cut(strings.TrimPrefix(string(object.Key), string(r.keys.backups())), "/")
+				of = BackupID(name)
 			}
-			if err := (*unreadables)(&broken).add(backup, object.Key, err); err != nil {
+			if err := (*unreadables)(&broken).add(of, object.Key, err); err != nil {
 				return n, nil, err
 			}
 		}
@@ -44,55 +45,48 @@ func (r *Repository) Documents(ctx context.Context, id BackupID) (n int, broken 
 // readAny reads an object if its key is a document's; every other one is passed over.
 func (r *Repository) readAny(ctx context.Context, key storage.Key) (document bool, err error) {
 	parts := strings.Split(strings.TrimPrefix(string(key), string(r.keys.key(""))), "/")
-	of, name := "", parts[len(parts)-1]
-	if len(parts) > 1 {
-		of = parts[1]
-	}
-	read := func(v any) error { return r.readDocument(ctx, key, 1<<16, v) }
-	agrees := true
-	switch kind := parts[0]; {
-	case key == r.keys.repository():
-		var info Info
-		if err = read(&info); err == nil {
-			agrees = info.Scope == r.at.Scope && info.SystemIdentifier == r.at.System && info.SegmentSize.Validate() == nil
+	kind, name := parts[0], parts[len(parts)-1]
+	agrees := func() bool { return true }
+	var v any
+	switch {
+	case kind == "repository.json":
+		d := &Info{}
+		v, agrees = d, func() bool {
+			return d.Scope == r.at.Scope && d.SystemIdentifier == r.at.System && d.SegmentSize.Validate() == nil
 		}
 	case kind == "backup" && name == manifestName:
-		_, err = r.Manifest(ctx, BackupID(of))
+		_, err = r.Manifest(ctx, BackupID(parts[1]))
 	case kind == "backup" && name == expiredName:
-		err = read(&Expired{})
+		v = &Expired{}
 	case kind == "backup" && name == removalName:
-		var v Removal
-		err = read(&v)
-		agrees = runPattern.MatchString(string(v.Run))
+		d := &Removal{}
+		v, agrees = d, func() bool { return runPattern.MatchString(string(d.Run)) }
 	case kind == "backup" && name == startedName:
-		var v Started
-		err = read(&v)
-		agrees = key == r.keys.run(v.ID, v.Run, name)
+		d := &Started{}
+		v, agrees = d, func() bool { return key == r.keys.run(d.ID, d.Run, name) }
 	case kind == "conflict" && name == resolvedName:
-		var v Resolution
-		err = read(&v)
-		agrees = len(v.SHA256) == 64
+		d := &Resolution{}
+		v, agrees = d, func() bool { return len(d.SHA256) == 64 }
 	case kind == "gap":
-		var v GapRecord
-		err = read(&v)
-		_, state, _ := strings.Cut(name, ".")
-		agrees = key == r.gapKey(v.span(), GapState(state))
+		d, state := &GapRecord{}, GapState(strings.TrimPrefix(path.Ext(name), "."))
+		v, agrees = d, func() bool { return key == r.gapKey(d.span(), state) }
 	case kind == "hold":
-		var v Hold
-		err = read(&v)
-		agrees = key == r.keys.hold(v.Backup, v.Name)
+		d := &Hold{}
+		v, agrees = d, func() bool { return key == r.keys.hold(d.Backup, d.Name) }
 	case kind == "report":
-		var v Missed
-		err = read(&v)
-		agrees = key == r.keys.missed(v.Backup)
+		d := &Missed{}
+		v, agrees = d, func() bool { return key == r.keys.missed(d.Backup) }
 	default:
 		return false, nil
 	}
-	if err == nil && !agrees {
-		err = fmt.Errorf("%s: %w: it speaks of something else than its key", key, codec.ErrCorrupt)
+	if v != nil {
+		err = r.readDocument(ctx, key, 1<<16, v)
 	}
-	if errors.Is(err, storage.ErrNotExist) { // released, removed or shown again since it was listed
+	switch {
+	case errors.Is(err, storage.ErrNotExist): // released, removed or shown again since it was listed
 		err = nil
+	case err == nil && !agrees():
+		err = fmt.Errorf("%s: %w: it speaks of something else than its key", key, codec.ErrCorrupt)
 	}
 	return true, err
 }

@@ -1,8 +1,10 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -119,20 +121,35 @@ func (a *Archive) forgive(expired []Range) {
 }
 
 // Subtract is what is left of some ranges without others.
-func Subtract(from, what []Range, size postgres.SegmentSize) []Range {
-	for _, w := range what {
-		begin, end := w.First.Number(size), w.Last.Number(size)+1
-		var left []Range
-		for _, m := range from {
-			first, last := m.First.Number(size), m.Last.Number(size)
-			if m.First.Timeline != w.First.Timeline || last < begin || end <= first {
-				left = append(left, m)
-				continue
-			}
-			left = append(left, gap(m.First.Timeline, first, min(last+1, begin), size)...)
-			left = append(left, gap(m.First.Timeline, max(first, end), last+1, size)...)
-		}
-		from = left
+func Subtract(from, what []Range, size postgres.SegmentSize) (left []Range) {
+	if len(from) == 0 || len(what) == 0 {
+		return from
 	}
-	return from
+	compare := func(a, b Range) int {
+		return cmp.Or(cmp.Compare(a.First.Timeline, b.First.Timeline), cmp.Compare(a.First.Number(size), b.First.Number(size)))
+	}
+	what = slices.SortedFunc(slices.Values(what), compare)
+	furthest := make([]uint64, len(what)) // the end of those of a timeline up to here
+	for i, w := range what {
+		furthest[i] = w.Last.Number(size) + 1
+		if i > 0 && what[i-1].First.Timeline == w.First.Timeline {
+			furthest[i] = max(furthest[i], furthest[i-1])
+		}
+	}
+	for _, m := range from {
+		at, end := m.First.Number(size), m.Last.Number(size)+1
+		i := sort.Search(len(what), func(i int) bool {
+			return what[i].First.Timeline > m.First.Timeline || what[i].First.Timeline == m.First.Timeline && furthest[i] > at
+		})
+		if i == len(what) || what[i].First.Timeline != m.First.Timeline || what[i].First.Number(size) >= end {
+			left = append(left, m)
+			continue
+		}
+		for ; i < len(what) && what[i].First.Timeline == m.First.Timeline && at < end; i++ {
+			left = append(left, gap(m.First.Timeline, at, min(end, what[i].First.Number(size)), size)...)
+			at = max(at, furthest[i])
+		}
+		left = append(left, gap(m.First.Timeline, at, end, size)...)
+	}
+	return left
 }

@@ -99,11 +99,9 @@ const arriving = 20 * time.Second
 // it has just come; zero: it is not.
 func (a Archive) arrives(hole Range) time.Duration {
 	t := a.timeline(hole.First.Timeline)
-	for i, r := range t.Ranges {
-		if r.First == hole.Last.Next(a.SegmentSize) && i < len(t.begun) && !a.listed.IsZero() {
-			if age := a.listed.Sub(t.begun[i]); age.Abs() < arriving {
-				return arriving - age
-			}
+	if i, behind := t.find(hole.Last.Number(a.SegmentSize)+1, a.SegmentSize); behind && i < len(t.begun) && !a.listed.IsZero() {
+		if age := a.listed.Sub(t.begun[i]); age.Abs() < arriving {
+			return arriving - age
 		}
 	}
 	return 0

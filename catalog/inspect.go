@@ -16,8 +16,13 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// WALKey is where a WAL file is stored, for messages.
+// WALKey is where a WAL file is stored, BackupKey where an object of a backup is: for messages.
 func (r *Repository) WALKey(f postgres.WALFile) string { return string(r.keys.wal(f)) }
+
+// BackupKey names its object by the run, if it is the run's, and its name.
+func (r *Repository) BackupKey(id BackupID, name ...string) string {
+	return string(r.keys.backup(id, path.Join(name...)))
+}
 
 // Object is the key of the entry's object; empty where a resolution says which it is.
 func (e WALEntry) Object() string { return string(e.key) }
@@ -51,8 +56,9 @@ func (r *Repository) WALObjects(ctx context.Context) iter.Seq2[WALEntry, error] 
 
 // InspectWAL reads one object like GetWAL, and insists on what a reader of the plaintext
 // can do without: the header's seal, the stored bytes, the hash in the name of a content
-// that was refused. Without an object in the entry it reads the content that counts.
-func (r *Repository) InspectWAL(ctx context.Context, e WALEntry, w io.Writer) (object WALObject, err error) {
+// that was refused, a plaintext of at most limit bytes. Without an object in the entry it
+// reads the content that counts.
+func (r *Repository) InspectWAL(ctx context.Context, e WALEntry, w io.Writer, limit int64) (object WALObject, err error) {
 	sha := ""
 	if e.key == "" {
 		if e.key, sha, err = r.walKey(ctx, e.File); err != nil {
@@ -72,6 +78,9 @@ func (r *Repository) InspectWAL(ctx context.Context, e WALEntry, w io.Writer) (o
 	if err == nil {
 		err = checkSeal(head)
 	}
+	if err == nil && object.Size > limit {
+		err = fmt.Errorf("%w: it claims to hold %d bytes", codec.ErrCorrupt, object.Size)
+	}
 	if err != nil {
 		return object, err
 	}
@@ -87,20 +96,6 @@ func (r *Repository) InspectWAL(ctx context.Context, e WALEntry, w io.Writer) (o
 	}
 	return object, object.isOf(sha)
 }
-
-// Lost lists a backup's objects and finds those that are missing or have another size
-// than the manifest says.
-func (r *Repository) Lost(ctx context.Context, m Manifest) ([]Finding, error) {
-	return r.compareRun(ctx, m, m.objectSizes())
-}
-
-// RunKey is where an object of a backup's run is stored, for messages.
-func (r *Repository) RunKey(m Manifest, name string) string {
-	return string(r.keys.run(m.ID, m.Run, name))
-}
-
-// ManifestKey is where a backup's manifest is stored, for messages.
-func (r *Repository) ManifestKey(id BackupID) string { return string(r.keys.backup(id, manifestName)) }
 
 // Before is the segment that the branch of s has before it; false for the first.
 func (a Archive) Before(s postgres.Segment) (postgres.Segment, bool) {

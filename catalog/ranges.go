@@ -197,17 +197,21 @@ func (a Archive) Missing() (all []Range) {
 
 // Has tells whether the archive holds a segment.
 func (a Archive) Has(s postgres.Segment) bool {
-	n := s.Number(a.SegmentSize)
-	_, found := slices.BinarySearchFunc(a.timeline(s.Timeline).Ranges, n, func(r Range, n uint64) int {
+	_, found := a.timeline(s.Timeline).find(s.Number(a.SegmentSize), a.SegmentSize)
+	return found
+}
+
+// find is the range with segment number n in it.
+func (t TimelineWAL) find(n uint64, size postgres.SegmentSize) (at int, found bool) {
+	return slices.BinarySearchFunc(t.Ranges, n, func(r Range, n uint64) int {
 		switch {
-		case r.Last.Number(a.SegmentSize) < n:
+		case r.Last.Number(size) < n:
 			return -1
-		case r.First.Number(a.SegmentSize) > n:
+		case r.First.Number(size) > n:
 			return 1
 		}
 		return 0
 	})
-	return found
 }
 
 // timeline is what is known of one; nothing where the archive has none.

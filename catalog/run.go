@@ -56,7 +56,7 @@ func (u *Run) Commit(ctx context.Context, m Manifest, index Index, backupManifes
 	r := u.repository
 	m.Format, m.ID, m.Run, m.Scope, m.System = Format, u.ID, u.Run, r.at.Scope, r.at.System
 	m.Codec = r.options.Codec
-	lost, err := r.compareRun(ctx, m, m.packSizes())
+	lost, err := r.Lost(ctx, m)
 	if err != nil {
 		return m, err
 	}
@@ -121,26 +121,23 @@ func (u *Run) putDocument(ctx context.Context, name string, data []byte) (Docume
 	return document, nil
 }
 
-// objectSizes are the objects of the run that the manifest vouches for.
+// objectSizes are the objects of the run that the manifest vouches for, so far.
 func (m Manifest) objectSizes() map[string]int64 {
-	sizes := m.packSizes()
-	sizes[indexName], sizes[backupManifestName] = m.Index.Size, m.BackupManifest.Size
-	return sizes
-}
-
-func (m Manifest) packSizes() map[string]int64 {
 	sizes := map[string]int64{}
 	for _, pack := range m.Packs {
 		sizes[pack.Name] = pack.Size
 	}
+	if m.Index.SHA256 != "" {
+		sizes[indexName], sizes[backupManifestName] = m.Index.Size, m.BackupManifest.Size
+	}
 	return sizes
 }
 
-// compareRun lists a run's objects and finds those that are missing or have another
-// size than wanted.
-func (r *Repository) compareRun(ctx context.Context, m Manifest, want map[string]int64) (found []Finding, err error) {
+// Lost lists a run's objects and finds those that are missing or have another size than
+// the manifest says.
+func (r *Repository) Lost(ctx context.Context, m Manifest) (found []Finding, err error) {
 	prefix := r.keys.run(m.ID, m.Run, "")
-	sizes := map[string]int64{}
+	sizes, want := map[string]int64{}, m.objectSizes()
 	for object, err := range r.bucket.List(ctx, prefix, "") {
 		if err != nil {
 			return nil, fmt.Errorf("list backup %s: %w", m.ID, err)

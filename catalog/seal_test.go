@@ -92,7 +92,7 @@ func TestEveryBitOfAWALObject(t *testing.T) {
 				t.Fatal(err)
 			}
 			entry := WALEntry{File: file, key: r.keys.wal(file), Size: int64(len(packed.body))}
-			if o, err := r.InspectWAL(t.Context(), entry, io.Discard); err != nil || o.StoredCRC32C == "" {
+			if o, err := r.InspectWAL(t.Context(), entry, io.Discard, 1<<20); err != nil || o.StoredCRC32C == "" {
 				t.Fatal(o, err)
 			}
 			if dst != nil {
@@ -103,7 +103,7 @@ func TestEveryBitOfAWALObject(t *testing.T) {
 				t.Fatal(err)
 			}
 			flips(t, bucket, entry.key, 0, -1, func(bit int) {
-				if _, err := r.InspectWAL(t.Context(), entry, io.Discard); !IsDamage(err) {
+				if _, err := r.InspectWAL(t.Context(), entry, io.Discard, 1<<20); !IsDamage(err) {
 					t.Errorf("%s, bit %d: inspected: %v", name, bit, err)
 				}
 				if _, err := r.StatWAL(t.Context(), file); bit/8 < prefix+payload && !IsDamage(err) {

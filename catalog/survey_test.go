@@ -77,8 +77,6 @@ func spoil(t *testing.T, b storage.Bucket, key storage.Key, change func([]byte) 
 	}
 }
 
-func flip(b []byte) []byte { b[len(b)/2] ^= 1; return b }
-
 func TestConflicts(t *testing.T) {
 	bucket := mem.New()
 	r, _ := stocked(t, bucket)

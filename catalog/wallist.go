@@ -161,8 +161,8 @@ func (r *Repository) Timelines(ctx context.Context) ([]postgres.TimelineID, erro
 	return found, nil
 }
 
-// maxAllForks is what all histories of a cluster with 2,800 failovers hold.
-const maxAllForks = 4_000_000
+// maxAllForks is what all histories of a cluster with 2,000 failovers hold.
+const maxAllForks = 2_000_000
 
 // Histories reads every timeline history in the archive. Timeline 1 has none; where
 // another's is missing or unreadable, a planner refuses.

@@ -95,8 +95,16 @@ const (
 
 // read lays a file over what there is, key by key.
 func (t tree) read(data []byte) error {
+	var document yaml.Node
 	var file map[string]any
-	if err := yaml.Unmarshal(data, &file); err != nil {
+	err := yaml.Unmarshal(data, &document)
+	if nodes(&document) > 4*maxValues { // the decoder compares every key of a map with every other
+		return fmt.Errorf("more than %d values", maxValues)
+	}
+	if err == nil {
+		err = document.Decode(&file)
+	}
+	if err != nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	for key, value := range file {
@@ -106,6 +114,14 @@ func (t tree) read(data []byte) error {
 		return fmt.Errorf("more than %d values", maxValues)
 	}
 	return nil
+}
+
+func nodes(n *yaml.Node) int {
+	all := 1
+	for _, below := range n.Content {
+		all += nodes(below)
+	}
+	return all
 }
 
 // put sets a value, or all that are below a path; null takes away what is there.

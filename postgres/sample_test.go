@@ -78,13 +78,13 @@ func mustName(t testing.TB, name string) WALFile {
 
 // source gives the named files to a RecordReader.
 func (s sample) source(t testing.TB, names ...string) SegmentSource {
-	return func() (Segment, []byte, error) {
+	return func() (Segment, *io.SectionReader, error) {
 		if len(names) == 0 {
 			return Segment{}, nil, io.EOF
 		}
 		name := names[0]
 		names = names[1:]
-		return mustName(t, name).Segment, s[name], nil
+		return mustName(t, name).Segment, section(s[name]), nil
 	}
 }
 

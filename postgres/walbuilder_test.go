@@ -122,13 +122,13 @@ func (b *walBuilder) switchSegment() {
 
 func (b *walBuilder) source() SegmentSource {
 	seg, i := b.first, 0
-	return func() (Segment, []byte, error) {
+	return func() (Segment, *io.SectionReader, error) {
 		if i == len(b.segs) {
 			return Segment{}, nil, io.EOF
 		}
 		s, data := seg, b.segs[i]
 		seg, i = seg.Next(b.size), i+1
-		return s, data, nil
+		return s, section(data), nil
 	}
 }
 
@@ -154,4 +154,8 @@ func scanTwice(t testing.TB, name WALFile, data []byte) (SegmentFacts, error) {
 		t.Fatalf("%s: %+v, %v; as a file %+v, %v", name, f, err, at, atErr)
 	}
 	return f, err
+}
+
+func section(data []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data)))
 }

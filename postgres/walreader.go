@@ -1,11 +1,14 @@
 package postgres
 
-import "errors"
+import (
+	"errors"
+	"io"
+)
 
 // SegmentSource gives the segments of one branch in order, each whole, under the
-// name it was found by; io.EOF when there are no more. The slice may be reused
+// name it was found by; io.EOF when there are no more. The bytes may be reused
 // once the source is called again.
-type SegmentSource func() (Segment, []byte, error)
+type SegmentSource func() (Segment, *io.SectionReader, error)
 
 // RecordReader yields the records of consecutive segments in WAL order: the order
 // in which PostgreSQL looks for its recovery target. At a fork the segment of the
@@ -57,7 +60,7 @@ func (r *RecordReader) openNext() error {
 	if err != nil {
 		return err
 	}
-	if err := r.walk.open(seg, len(data), held(data)); err != nil {
+	if err := r.walk.open(seg, int(data.Size()), windowed(data, int(data.Size()))); err != nil {
 		return err
 	}
 	r.open = true

@@ -75,12 +75,12 @@ func FuzzScanSegment(f *testing.F) {
 			t.Errorf("%+v %v", facts, err)
 		}
 		once := false
-		r := newKnownReader(0, func() (Segment, []byte, error) {
+		r := newKnownReader(0, func() (Segment, *io.SectionReader, error) {
 			if once {
 				return Segment{}, nil, io.EOF
 			}
 			once = true
-			return name.Segment, whole, nil
+			return name.Segment, section(whole), nil
 		})
 		commits := 0
 		for {
@@ -108,6 +108,8 @@ func BenchmarkScanSegment(b *testing.B) {
 	}
 	b.SetBytes(int64(DefaultSegmentSize))
 	for b.Loop() {
-		w.scan(b, 0)
+		if _, err := ScanSegment(WALFile{Kind: WALSegment, Segment: w.first}, w.segs[0]); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -17,21 +17,8 @@ func ScanSegment(name WALFile, data []byte) (SegmentFacts, error) {
 
 // ScanSegmentAt is ScanSegment of a file of size bytes that is not read whole into memory.
 func ScanSegmentAt(name WALFile, file io.ReaderAt, size int64) (SegmentFacts, error) {
-	window, from := make([]byte, 0, scanWindow), 0
-	return scanSegment(name, int(size), func(off, n int) ([]byte, error) {
-		if off < from || off+n > from+len(window) {
-			window, from = window[:min(scanWindow, int(size)-off)], off
-			if _, err := file.ReadAt(window, int64(off)); err != nil {
-				window = window[:0]
-				return nil, err
-			}
-		}
-		return window[off-from : off-from+n], nil
-	})
+	return scanSegment(name, int(size), windowed(file, int(size)))
 }
-
-// scanWindow is what of a file is held at a time: many pages of any size.
-const scanWindow = 1 << 20
 
 func scanSegment(name WALFile, size int, bytes segmentBytes) (SegmentFacts, error) {
 	unknown := SegmentFacts{ValidEnd: uint32(min(int64(size), math.MaxUint32))}

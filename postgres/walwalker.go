@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 )
 
 const (
@@ -80,6 +81,24 @@ type segmentBytes func(off, n int) ([]byte, error)
 // held are the bytes of a segment that is in memory.
 func held(data []byte) segmentBytes {
 	return func(off, n int) ([]byte, error) { return data[off : off+n], nil }
+}
+
+// scanWindow is what of a file is held at a time: many pages of any size.
+const scanWindow = 1 << 20
+
+// windowed are the bytes of a segment that is read as they are asked for.
+func windowed(file io.ReaderAt, size int) segmentBytes {
+	window, from := make([]byte, 0, scanWindow), 0
+	return func(off, n int) ([]byte, error) {
+		if off < from || off+n > from+len(window) {
+			window, from = window[:min(scanWindow, size-off)], off
+			if _, err := file.ReadAt(window, int64(off)); err != nil {
+				window = window[:0]
+				return nil, err
+			}
+		}
+		return window[off-from : off-from+n], nil
+	}
 }
 
 // open gives the walker its next segment, which must follow the last one.

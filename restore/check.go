@@ -116,7 +116,7 @@ func (c *checker) directory(advice, what, dir string) (empty bool, err error) {
 		return false, refuse("", "%s %s: we may not read, write and search it", what, dir)
 	}
 	entries, err := os.ReadDir(dir)
-	return len(entries) == 0, err
+	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !strings.HasPrefix(e.Name(), unclaimed) }), err
 }
 
 func creatable(what, dir string) error {

@@ -50,6 +50,7 @@ func TestCheck(t *testing.T) {
 			cluster(t, dir)
 			put(t, fmt.Sprint(os.Getpid()), dir, "postmaster.pid")
 		}, force: true, state: Replaced},
+		"killed over its marker": {make: func(t *testing.T, dir string) { put(t, "{", dir, "."+MarkerFile+".tmp-1") }, state: Fresh},
 		"interrupted":            {make: func(t *testing.T, dir string) { interrupted(t, dir, same) }, state: Interrupted},
 		"interrupted, other one": {make: func(t *testing.T, dir string) { interrupted(t, dir, func(m *marker) { m.System = 7 }) }, force: true, want: "interrupted restore of system 7"},
 		"interrupted, moved":     {make: func(t *testing.T, dir string) { interrupted(t, dir, func(m *marker) { m.PGDATA = "/other" }) }, force: true, want: "into /other"},

@@ -30,8 +30,8 @@ func lockGround(ground Ground) (*os.File, error) {
 	}
 	if err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		err = refuse("wait for it, or end it", "another restore into %s is under way", ground.PGDATA)
-	} else if names, _ := dir.Readdirnames(1); err == nil && ground.State == Fresh && len(names) > 0 {
-		err = refuse("run the restore again", "%s is not empty any more: it holds %s", ground.PGDATA, names[0])
+	} else if err == nil && ground.State == Fresh {
+		err = vacate(dir)
 	} else if _, gone := os.Lstat(filepath.Join(ground.PGDATA, MarkerFile)); err == nil && ground.State == Interrupted && gone != nil {
 		err = refuse("look what runs there", "%s is no interrupted restore any more: that one has ended since", ground.PGDATA)
 	} else if pid := living.Postmaster("/proc", ground.PGDATA); err == nil && pid != 0 {
@@ -41,6 +41,23 @@ func lockGround(ground Ground) (*os.File, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return dir, nil
+}
+
+// unclaimed begins the name under which a marker is written: a restore that is killed
+// over it leaves a directory with nothing else, which is as good as empty.
+const unclaimed = "." + MarkerFile + ".tmp-"
+
+func vacate(dir *os.File) error {
+	names, err := dir.Readdirnames(-1)
+	for _, name := range names {
+		if !strings.HasPrefix(name, unclaimed) {
+			return refuse("run the restore again", "%s is not empty any more: it holds %s", dir.Name(), name)
+		}
+		if err := os.Remove(filepath.Join(dir.Name(), name)); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // claim writes the marker before anything else: whatever happens from here on, the

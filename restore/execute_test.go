@@ -353,6 +353,20 @@ func TestReplaceRemovesControlFirst(t *testing.T) {
 	}
 }
 
+// A restore that was killed while it wrote its marker is run again, and leaves nothing of the first.
+func TestExecuteAfterNoMarker(t *testing.T) {
+	bucket := mem.New()
+	s := newScene(t, makeBackup(t, bucket, map[uint32]content{0: baseContent()}))
+	left := "." + MarkerFile + ".tmp-1"
+	put(t, "{", s.pgdata, left)
+	if err := s.restore(t.Context(), bucket, false); err != nil {
+		t.Fatal(err)
+	}
+	if exists(s.pgdata, left) || !exists(s.pgdata, controlFile) {
+		t.Error("the first one's half of a marker is left")
+	}
+}
+
 // A second restore would take the first one's half for an interrupted restore.
 func TestExecuteIsAlone(t *testing.T) {
 	bucket := mem.New()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -98,7 +99,8 @@ type archive struct {
 
 type wholeSegment struct {
 	name postgres.Segment
-	data []byte
+	data *io.SectionReader
+	file *os.File // that data reads; nil: it is in memory
 }
 
 // headersAtOnce bounds the ranged GETs in flight.
@@ -138,7 +140,7 @@ func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter
 	return func(yield func(postgres.Record, error) bool) {
 		var failed error
 		next := 0
-		reader := postgres.NewRecordReader(func() (s postgres.Segment, data []byte, err error) {
+		reader := postgres.NewRecordReader(func() (s postgres.Segment, data *io.SectionReader, err error) {
 			if next == len(segments) {
 				return s, nil, io.EOF
 			}
@@ -161,22 +163,55 @@ func (a *archive) Records(ctx context.Context, segments []postgres.Segment) iter
 	}
 }
 
-// segment reads a whole segment. The caller does not change it.
-func (a *archive) segment(ctx context.Context, s postgres.Segment) ([]byte, error) {
+// heldSegment is the largest segment that is held in memory.
+const heldSegment = 32 << 20
+
+// segment reads a whole segment, a large one into a file without a name.
+func (a *archive) segment(ctx context.Context, s postgres.Segment) (*io.SectionReader, error) {
 	for _, r := range a.recent {
 		if r.name == s && r.data != nil {
 			return r.data, nil
 		}
 	}
+	read := wholeSegment{name: s}
 	var buffer bytes.Buffer
-	err := catalog.Twice(func() error {
-		buffer.Reset()
-		_, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, catalog.AtMost(&buffer, a.size))
+	var to io.Writer = &buffer
+	if a.size > heldSegment {
+		var err error
+		if read.file, err = os.CreateTemp("", "pgha-wal-*"); err == nil {
+			err = os.Remove(read.file.Name())
+		}
+		if err != nil {
+			return nil, err
+		}
+		to = read.file
+	}
+	var object catalog.WALObject
+	err := catalog.Twice(func() (err error) {
+		if buffer.Reset(); read.file != nil {
+			_, err = read.file.Seek(0, io.SeekStart)
+		}
+		if err == nil {
+			object, err = a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, catalog.AtMost(to, a.size))
+		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s from the archive: %w", s, err)
+		return nil, errors.Join(fmt.Errorf("read %s from the archive: %w", s, err), read.close())
 	}
-	a.recent[0], a.recent[1] = a.recent[1], wholeSegment{s, buffer.Bytes()}
-	return buffer.Bytes(), nil
+	if read.data = io.NewSectionReader(bytes.NewReader(buffer.Bytes()), 0, object.Size); read.file != nil {
+		read.data = io.NewSectionReader(read.file, 0, object.Size)
+	}
+	if err := a.recent[0].close(); err != nil {
+		return nil, err
+	}
+	a.recent[0], a.recent[1] = a.recent[1], read
+	return read.data, nil
+}
+
+func (w wholeSegment) close() error {
+	if w.file == nil {
+		return nil
+	}
+	return w.file.Close()
 }

@@ -114,8 +114,9 @@ func (w *world) whole(failed string) {
 			continue
 		}
 		v := &verify.Verifier{Repository: repo, Archive: archive, Level: verify.Presence}
-		if err := v.Backup(w.Context(), *b.Manifest); err != nil || len(v.Findings()) > 0 {
-			w.Errorf("%s failed: backup %s is there and not whole: %v %v", failed, b.ID, v.Findings(), err)
+		err := v.Backup(w.Context(), *b.Manifest)
+		if found, _ := v.Found(); err != nil || len(found) > 0 {
+			w.Errorf("%s failed: backup %s is there and not whole: %v %v", failed, b.ID, found, err)
 		}
 	}
 }

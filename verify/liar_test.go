@@ -95,17 +95,17 @@ func TestLyingWriter(t *testing.T) {
 		{"files of the manifest", manifest(func(m *catalog.Manifest) { m.Files++ }), "/manifest.json", "", nil, "it counts 8 files"},
 		{"bytes of the manifest", manifest(func(m *catalog.Manifest) { m.Bytes-- }), "/manifest.json", "", nil, "there are 7 of"},
 
-		{"start", text("backup_label", "START WAL LOCATION: 0/C00028", "START WAL LOCATION: 0/C00030"), second, "backup_label", nil, "it starts at 0/C00030"},
+		{"start", text("backup_label", "START WAL LOCATION: 0/C00028", "START WAL LOCATION: 0/C00030"), second, "backup_label", nil, "start 0/C00030"},
 		{"checkpoint", text("backup_label", "CHECKPOINT LOCATION: 0/C00060", "CHECKPOINT LOCATION: 0/C00068"), second, "backup_label", nil, "checkpoint 0/C00068"},
 		{"segment of the start", text("backup_label", "C)", "B)"), second, "backup_label", nil, "00000000B"},
-		{"source", text("backup_label", "primary", "standby"), second, "backup_label", nil, "from a standby"},
+		{"source", text("backup_label", "primary", "standby"), second, "backup_label", nil, "from a standby: true"},
 		{"no label", text("backup_label", "START", "STOP"), second, "backup_label", nil, "no line START WAL LOCATION"},
 		{"tablespace", text("tablespace_map", "16397", "16399"), second, "tablespace_map", nil, "16399"},
-		{"version", text("PG_VERSION", "15", "16"), first, "PG_VERSION", nil, "manifest says 15.18"},
+		{"version", text("PG_VERSION", "15", "16"), first, "PG_VERSION", nil, "version 16, the manifest says 15"},
 		{"system", control(func(c []byte) { c[0]++ }), second, "global/pg_control", nil, "system identifier"},
 		{"checksum version", control(func(c []byte) { c[252]++ }), second, "global/pg_control", nil, "data checksum version 2"},
 		{"catalog version", control(func(c []byte) { c[12]++ }), second, "global/pg_control", nil, "catalog version"},
-		{"timeline", control(func(c []byte) { c[48]++ }), second, "global/pg_control", nil, "on timeline 2"},
+		{"timeline", control(func(c []byte) { c[48]++ }), second, "global/pg_control", nil, "timeline 2, the"},
 		{"redo before the start", control(func(c []byte) { c[40]-- }), second, "global/pg_control", nil, "0/C00027"},
 		{"CRC of pg_control", file("global/pg_control", func(b *[]byte) { (*b)[100]++ }), second, "global/pg_control", nil, "does not match its checksum"},
 		{"stop of a standby", func(w *writer) {
@@ -116,7 +116,7 @@ func TestLyingWriter(t *testing.T) {
 				binary.LittleEndian.PutUint64(c[136:], 0xC000F0)
 				c[144] = 1
 			})(w)
-		}, second, "global/pg_control", nil, "consistent at 0/C000F0 on timeline 1"},
+		}, second, "global/pg_control", nil, "consistent at 0/C000F0, the"},
 		{"pg_control is not the last", func(w *writer) { w.files = append(w.files, file2("later")) }, second, "global/pg_control", nil, "must with"},
 
 		{"WAL: commits", facts(b, func(f *postgres.SegmentFacts) { f.Commits++ }), b, "", nil, "commits is"},
@@ -129,6 +129,7 @@ func TestLyingWriter(t *testing.T) {
 			w.wal[b] = bytes.Repeat([]byte("no log"), 1<<20/6+1)[:1<<20]
 			facts(b, func(f *postgres.SegmentFacts) { *f = postgres.SegmentFacts{Walked: true, ValidEnd: 1 << 20} })(w)
 		}, b, "", nil, "and its header says that it was read"},
+		{"WAL: another server's", func(w *writer) { w.wal[b] = bytes.Clone(w.wal[b]); w.wal[b][24]++ }, b, "", nil, "it comes from system"},
 		{"WAL: a short segment", func(w *writer) {
 			w.wal[b] = w.wal[b][:1<<19]
 		}, b, "", nil, "it holds 524288 bytes"},

@@ -29,10 +29,8 @@ const (
 	version = "PG_VERSION"
 )
 
-const maxKept = 1 << 20
-
 func newContents(b *catalog.Backup) *contents {
-	c := &contents{Backup: b, damage: map[string][]uint32{}, kept: map[string][]byte{}}
+	c := &contents{Backup: b, damage: map[string][]uint32{}, kept: map[string][]byte{label: nil, mapping: nil, control: nil, version: nil}}
 	for _, d := range b.Manifest.Damage {
 		c.damage[d.Path] = d.Blocks
 	}
@@ -43,28 +41,24 @@ func newContents(b *catalog.Backup) *contents {
 // with the index, entry by entry.
 func (v *Verifier) pack(ctx context.Context, c *contents, i int, at catalog.Finding) error {
 	pack, err := c.OpenPack(ctx, i)
-	if err != nil {
-		return v.judge(at, err)
-	}
-	buffer := make([]byte, catalog.FrameSize)
-	for err == nil {
-		var e catalog.Entry
-		if e, err = pack.Next(); err != nil || v.Level != Full || e.Kind != catalog.File {
-			continue
+	if err == nil {
+		buffer := make([]byte, catalog.FrameSize)
+		for err == nil {
+			var e catalog.Entry
+			if e, err = pack.Next(); err == nil && v.Level == Full && e.Kind == catalog.File {
+				at.File = e.Path // where an error of the next step belongs, too
+				at.Blocks, err = v.file(pack, c, e, at, buffer)
+			}
 		}
-		v.count(func(n *Counts) { n.Files++ })
-		at.File = e.Path // where an error of the next step belongs, too
-		at.Blocks, err = v.file(pack, c, e, at, buffer)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		err = errors.Join(err, pack.Close())
 	}
-	if isEnd(err) {
-		err = nil
-	}
-	v.done(c.Manifest.Packs[i].Size)
-	if err = errors.Join(err, pack.Close()); err != nil {
-		c.mu.Lock()
-		c.broken = true
-		c.mu.Unlock()
-	}
+	c.mu.Lock()
+	c.broken = c.broken || err != nil
+	c.mu.Unlock()
+	v.looked(c.Manifest.Packs[i].Size, func(*Counts) {})
 	return v.judge(at, err)
 }
 
@@ -74,29 +68,33 @@ func (v *Verifier) file(r io.Reader, c *contents, e catalog.Entry, at catalog.Fi
 	relation, isRelation := postgres.ParseRelationFile(e.Path)
 	first := relation.FirstBlock(uint32(m.Settings.RelationSegmentSize))
 	p := pages{first: first, start: m.StartLSN, stop: m.StopLSN, known: c.damage[e.Path]}
-	keep := slices.Contains([]string{label, mapping, control, version}, e.Path) && e.Size <= maxKept
 	for read := int64(0); read < e.Size; {
 		part := buffer[:min(int64(len(buffer)), e.Size-read)]
 		if _, err := io.ReadFull(r, part); err != nil {
-			if !isRelation {
-				return nil, err
+			if isRelation {
+				at.Blocks = []uint32{first + uint32(read/postgres.PageSize)}
 			}
-			return []uint32{first + uint32(read/postgres.PageSize)}, err
+			return at.Blocks, err
 		}
 		if isRelation && m.Settings.DataChecksumVersion != 0 {
 			p.check(part, read)
 		}
-		if keep {
-			c.mu.Lock()
-			c.kept[e.Path] = append(c.kept[e.Path], part...)
-			c.mu.Unlock()
-		}
+		c.keep(e.Path, part)
 		read += int64(len(part))
 	}
-	v.count(func(n *Counts) { n.Pages += p.checked })
+	v.looked(0, func(n *Counts) { n.Files, n.Pages = n.Files+1, n.Pages+p.checked })
 	if len(p.bad) > 0 {
-		at.Blocks, at.Problem = p.bad, p.problem()
-		v.add(at)
+		at.Blocks = p.bad
+		v.add(at, "%d pages fail their checksum and the manifest does not say so, first block %d of the relation", p.count, p.bad[0])
 	}
 	return nil, nil
+}
+
+// keep keeps the beginning of a file that the manifest speaks of.
+func (c *contents) keep(path string, part []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if kept, ok := c.kept[path]; ok && kept == nil {
+		c.kept[path] = slices.Clone(part)
+	}
 }

@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/pgha-backup/pgha-backup/postgres"
@@ -47,8 +46,4 @@ func (p *pages) sound(page []byte, block uint32) bool {
 func (p *pages) recorded(block uint32) bool {
 	_, ok := slices.BinarySearch(p.known, block)
 	return ok || len(p.known) >= maxBlocks && block > p.known[len(p.known)-1]
-}
-
-func (p *pages) problem() string {
-	return fmt.Sprintf("%d pages fail their checksum and the manifest does not say so, first block %d of the relation", p.count, p.bad[0])
 }

@@ -3,11 +3,8 @@
 package verify
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -48,10 +45,9 @@ type Verifier struct {
 	// WholeArchive tells that WAL will be looked at too: with Full, that of a backup is
 	// not read twice.
 	WholeArchive bool
-	// Read is told the stored bytes of each object that was read; it may be nil.
+	// Read is told the stored bytes of each object that was read.
 	Read func(int64)
 
-	buffers  sync.Pool
 	mu       sync.Mutex
 	findings []catalog.Finding
 	more     int
@@ -65,30 +61,24 @@ const (
 	maxFindings = 1000
 )
 
-// Findings are all that was found, by their object.
-func (v *Verifier) Findings() []catalog.Finding {
+// Found is what was found, by its object, and what was looked at.
+func (v *Verifier) Found() ([]catalog.Finding, Counts) {
 	slices.SortStableFunc(v.findings, func(a, b catalog.Finding) int { return strings.Compare(a.Object, b.Object) })
 	if v.more > 0 {
-		return append(v.findings, catalog.Finding{Problem: fmt.Sprintf("and %d findings more", v.more)})
+		return append(v.findings, catalog.Finding{Problem: fmt.Sprintf("and %d findings more", v.more)}), v.counts
 	}
-	return v.findings
+	return v.findings, v.counts
 }
 
-// Counts are what was looked at.
-func (v *Verifier) Counts() Counts { return v.counts }
-
-func (v *Verifier) add(f catalog.Finding) {
+func (v *Verifier) add(f catalog.Finding, format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.findings) == maxFindings {
 		v.more++
 		return
 	}
+	f.Problem = fmt.Sprintf(format, args...)
 	v.findings = append(v.findings, f)
-}
-
-func (v *Verifier) found(backup catalog.BackupID, object, format string, args ...any) {
-	v.add(catalog.Finding{Backup: backup, Object: object, Problem: fmt.Sprintf(format, args...)})
 }
 
 // judge turns damage and absence into findings; anything else is trouble.
@@ -96,22 +86,18 @@ func (v *Verifier) judge(f catalog.Finding, err error) error {
 	if err == nil || !catalog.IsDamage(err) {
 		return err
 	}
-	f.Problem = strings.TrimPrefix(err.Error(), f.Object+": ")
-	v.add(f)
+	v.add(f, "%s", strings.TrimPrefix(err.Error(), f.Object+": "))
 	return nil
 }
 
-func (v *Verifier) count(change func(*Counts)) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	change(&v.counts)
-}
-
-// done tells that an object was read.
-func (v *Verifier) done(stored int64) {
-	if v.Read != nil {
+// looked counts what was looked at, and the stored bytes that were read for it.
+func (v *Verifier) looked(stored int64, count func(*Counts)) {
+	if v.Read != nil && stored > 0 {
 		v.Read(stored)
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	count(&v.counts)
 }
 
 // Backup looks for what a restore of this backup would miss: packs, index,
@@ -121,29 +107,22 @@ func (v *Verifier) Backup(ctx context.Context, m catalog.Manifest) error {
 	if err != nil {
 		return err
 	}
+	gone := map[string]bool{}
 	for _, f := range lost {
-		v.add(f)
+		gone[f.Object] = true
+		v.add(f, "%s", f.Problem)
 	}
-	lacks := v.Archive.Lacks(m)
-	for _, s := range lacks {
-		v.found(m.ID, v.segmentKey(s), "is missing: the backup cannot become consistent without it")
+	for _, s := range v.Archive.Lacks(m) {
+		v.add(v.wal(m.ID, s), "is missing: the backup cannot become consistent without it")
 	}
-	_, followed := v.Archive.History(m.StopTLI)
-	if !followed {
-		v.found(m.ID, v.Repository.WALKey(postgres.HistoryFile(m.StopTLI)), "is missing: the backup's timeline cannot be followed")
+	if _, ok := v.Archive.History(m.StopTLI); !ok {
+		v.add(catalog.Finding{Backup: m.ID, Object: v.Repository.WALKey(postgres.HistoryFile(m.StopTLI))}, "is missing: the backup's timeline cannot be followed")
 	}
-	if v.Level == Presence || v.Level == Hashes && (len(lost) > 0 || len(lacks) > 0 || !followed) {
+	if v.Level == Presence {
 		return nil
 	}
-	missing := map[string]bool{}
-	for _, f := range lost {
-		missing[f.Object] = true
-	}
-	if err := v.read(ctx, m, missing); err != nil {
+	if err := v.read(ctx, m, gone); err != nil || v.Level == Full && v.WholeArchive {
 		return err
-	}
-	if v.Level == Full && v.WholeArchive {
-		return nil
 	}
 	w := newWalk(v, m.ID)
 	for _, s := range v.Archive.WAL(m) {
@@ -154,23 +133,20 @@ func (v *Verifier) Backup(ctx context.Context, m catalog.Manifest) error {
 	return w.flush(ctx)
 }
 
-// read reads what the run has stored; what is known to be missing is passed over.
-func (v *Verifier) read(ctx context.Context, m catalog.Manifest, missing map[string]bool) error {
-	look := func(name string) (catalog.Finding, bool) {
-		f := catalog.Finding{Backup: m.ID, Object: v.Repository.RunKey(m, name)}
-		return f, !missing[f.Object]
+// read reads what the run has stored, but for what is known to be gone.
+func (v *Verifier) read(ctx context.Context, m catalog.Manifest, gone map[string]bool) error {
+	object := func(name string) catalog.Finding {
+		return catalog.Finding{Backup: m.ID, Object: v.Repository.BackupKey(m.ID, string(m.Run), name)}
 	}
-	at, ok := look("index")
-	if !ok {
+	at := object("index")
+	if gone[at.Object] {
 		return nil
 	}
 	backup, err := v.Repository.Open(ctx, m)
 	if err != nil {
 		return v.judge(at, err)
 	}
-	v.done(m.Index.Size)
-	contents := newContents(backup)
-	if at, ok := look("backup_manifest"); ok {
+	if at = object("backup_manifest"); !gone[at.Object] {
 		text, err := backup.BackupManifest(ctx)
 		if err == nil && v.Level == Full {
 			v.backupManifest(at, backup, text)
@@ -178,12 +154,13 @@ func (v *Verifier) read(ctx context.Context, m catalog.Manifest, missing map[str
 		if err := v.judge(at, err); err != nil {
 			return err
 		}
-		v.done(m.BackupManifest.Size)
 	}
+	contents := newContents(backup)
+	contents.broken = len(gone) > 0
 	group, within := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	for i, pack := range m.Packs {
-		if at, ok := look(pack.Name); ok {
+		if at := object(pack.Name); !gone[at.Object] {
 			group.Go(func() error { return v.pack(within, contents, i, at) })
 		}
 	}
@@ -191,7 +168,7 @@ func (v *Verifier) read(ctx context.Context, m catalog.Manifest, missing map[str
 		return err
 	}
 	v.totals(backup)
-	if len(missing) == 0 && !contents.broken {
+	if !contents.broken {
 		v.inside(contents)
 	}
 	return nil
@@ -202,14 +179,14 @@ func (v *Verifier) read(ctx context.Context, m catalog.Manifest, missing map[str
 func (v *Verifier) WAL(ctx context.Context) error {
 	for _, t := range v.Archive.Timelines {
 		if t.NoHistory {
-			v.found("", v.Repository.WALKey(postgres.HistoryFile(t.Timeline)), "is missing")
+			v.add(catalog.Finding{Object: v.Repository.WALKey(postgres.HistoryFile(t.Timeline))}, "is missing")
 		}
 		for _, gap := range t.Missing {
 			if gap.Segments == 1 {
-				v.found("", v.segmentKey(gap.First), "is missing")
+				v.add(v.wal("", gap.First), "is missing")
 				continue
 			}
-			v.found("", v.segmentKey(gap.First), "is missing, with %d segments after it up to %s", gap.Segments-1, gap.Last)
+			v.add(v.wal("", gap.First), "is missing, with %d segments after it up to %s", gap.Segments-1, gap.Last)
 		}
 	}
 	if v.Level == Presence {
@@ -230,24 +207,14 @@ func (v *Verifier) WAL(ctx context.Context) error {
 // Documents looks at every document of the repository, or of one backup.
 func (v *Verifier) Documents(ctx context.Context, id catalog.BackupID) error {
 	n, broken, err := v.Repository.Documents(ctx, id)
-	v.count(func(c *Counts) { c.Documents += int64(n) })
+	v.looked(0, func(c *Counts) { c.Documents += int64(n) })
 	for _, u := range broken {
-		v.add(u.Finding())
+		f := u.Finding()
+		v.add(f, "%s", f.Problem)
 	}
 	return err
 }
 
-func (v *Verifier) segmentKey(s postgres.Segment) string {
-	return v.Repository.WALKey(postgres.WALFile{Kind: postgres.WALSegment, Segment: s})
+func (v *Verifier) wal(backup catalog.BackupID, s postgres.Segment) catalog.Finding {
+	return catalog.Finding{Backup: backup, Object: v.Repository.WALKey(postgres.WALFile{Kind: postgres.WALSegment, Segment: s})}
 }
-
-// buffer is memory that was used before.
-func (v *Verifier) buffer() *bytes.Buffer {
-	if b, _ := v.buffers.Get().(*bytes.Buffer); b != nil {
-		b.Reset()
-		return b
-	}
-	return &bytes.Buffer{}
-}
-
-func isEnd(err error) bool { return errors.Is(err, io.EOF) }

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
@@ -58,7 +60,7 @@ func TestDamage(t *testing.T) {
 			for level, want := range map[verify.Level]string{verify.Presence: c.presence, verify.Hashes: c.hashes, verify.Full: c.hashes} {
 				v := &verify.Verifier{Repository: w.Repository, Archive: a, Level: level}
 				w.must(v.Backup(t.Context(), w.manifest))
-				found := v.Findings()
+				found, _ := v.Found()
 				if want == "" && len(found) > 0 || want != "" && (len(found) != 1 || found[0].Object != key ||
 					found[0].Backup != id || !strings.Contains(found[0].Problem, want)) {
 					t.Errorf("%s: %+v, want %q of %s", level, found, want, key)
@@ -150,6 +152,49 @@ func TestConflict(t *testing.T) {
 	}
 }
 
+// Whoever reads a pack compares it with the index, modes and times included.
+func TestTarAgainstIndex(t *testing.T) {
+	for name, lie := range map[string]func(*catalog.Entry){
+		"mode": func(e *catalog.Entry) { e.Mode = 0o644 },
+		"time": func(e *catalog.Entry) { e.Modified = noon.Add(time.Second) },
+	} {
+		w := newWriter(t, "C")
+		w.index = func(index *catalog.Index) { lie(&index.Packs[0].Entries[4]) } // not in backup_manifest's way
+		w.write()
+		for _, level := range []verify.Level{verify.Hashes, verify.Full} {
+			found := slices.DeleteFunc(w.findings(level), func(f catalog.Finding) bool { return strings.HasSuffix(f.Object, "/backup_manifest") })
+			if len(found) != 1 || !strings.HasSuffix(found[0].Object, "/base-0001.tar") || !strings.Contains(found[0].Problem, "with mode") {
+				t.Errorf("%s, %s: %+v", name, level, found)
+			}
+		}
+	}
+}
+
+// What a header says of the valid part is what duplicates are judged by.
+func TestValidHash(t *testing.T) {
+	w := newWriter(t, "C")
+	w.write()
+	key := w.key("/00000001000000000000000C")
+	body := w.get(key)
+	prefix, length, err := codec.HeaderLength(body)
+	w.must(err)
+	header := map[string]any{}
+	w.must(json.Unmarshal(body[prefix:prefix+length], &header))
+	delete(header, "seal")
+	header["valid_sha256"] = strings.Repeat("ab", 32)
+	text, err := json.Marshal(header)
+	w.must(err)
+	changed, err := codec.AppendHeader(nil, codec.Zstd, text)
+	w.must(err)
+	w.put(key, append(changed, body[prefix+length:]...))
+	if found := w.findings(verify.Hashes); len(found) > 0 {
+		t.Errorf("hashes: %+v", found)
+	}
+	if found := w.findings(verify.Full); len(found) != 1 || found[0].Object != key || !strings.Contains(found[0].Problem, "up to its valid end") {
+		t.Errorf("%+v", found)
+	}
+}
+
 // Every document is read and compared with its key, also those that nobody asks for.
 func TestDocuments(t *testing.T) {
 	w := newWriter(t, "C")
@@ -165,8 +210,8 @@ func TestDocuments(t *testing.T) {
 	w.must(w.BeginRemoval(ctx, "20261119T020000Z-nightly", catalog.Removal{At: noon, By: "me", Run: "0123abcd"}))
 	v, err := w.look(verify.Full)
 	w.must(err)
-	if n := v.Counts().Documents; len(v.Findings()) > 0 || n != 9 {
-		t.Fatalf("%d documents, %+v", n, v.Findings())
+	if found, n := v.Found(); len(found) > 0 || n.Documents != 9 {
+		t.Fatalf("%+v, %+v", n, found)
 	}
 	for key, swap := range map[string][2]string{
 		"/started":                              {string(w.manifest.Run), "00000000"},
@@ -209,8 +254,10 @@ func TestTroubleIsNoDamage(t *testing.T) {
 			return faulty.Fault{}
 		})
 		v, err := look(t, catalog.New(b, w.Location(), catalog.Options{}), verify.Full)
-		if err == nil && len(v.Findings()) > 0 {
-			t.Fatalf("call %d: trouble was taken for damage: %v", n, v.Findings())
+		if err == nil {
+			if found, _ := v.Found(); len(found) > 0 {
+				t.Fatalf("call %d: trouble was taken for damage: %v", n, found)
+			}
 		}
 		if done = err == nil; !done && !errors.Is(err, broken) {
 			t.Fatalf("call %d: %v", n, err)
@@ -230,8 +277,9 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var read atomic.Int64
 	v := &verify.Verifier{Repository: w.Repository, Archive: a, Level: verify.Full, Read: func(int64) { read.Add(1); cancel() }}
-	if err := v.WAL(ctx); !errors.Is(err, context.Canceled) || len(v.Findings()) > 0 {
-		t.Errorf("%d objects read: %v %v", read.Load(), err, v.Findings())
+	err = v.WAL(ctx)
+	if found, _ := v.Found(); !errors.Is(err, context.Canceled) || len(found) > 0 {
+		t.Errorf("%d objects read: %v %v", read.Load(), err, found)
 	}
 }
 

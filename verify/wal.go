@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -12,20 +11,16 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
-	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 )
 
 // walk reads WAL objects, several at once, and looks in their order whether they join.
 type walk struct {
-	v      *Verifier
+	*Verifier
 	backup catalog.BackupID
 	batch  []catalog.WALEntry
 	last   postgres.Segment
-	// joints are what segments leave to those behind them: the last one, and those
-	// before a fork.
-	joints map[postgres.Segment]postgres.Joint
-	forks  map[postgres.Segment]bool
+	joint  postgres.Joint // behind it
 	// disputed are files of which another content may count than the stored one.
 	disputed map[string]bool
 }
@@ -39,19 +34,10 @@ const (
 )
 
 func newWalk(v *Verifier, backup catalog.BackupID) *walk {
-	w := &walk{v: v, backup: backup, joints: map[postgres.Segment]postgres.Joint{}, forks: map[postgres.Segment]bool{}, disputed: map[string]bool{}}
-	for _, t := range v.Archive.Timelines {
-		if before, ok := v.Archive.Before(postgres.SegmentAt(t.Timeline, t.Switch, v.Archive.SegmentSize)); ok && t.Parent != 0 {
-			w.forks[before] = true
-		}
-	}
-	return w
+	return &walk{Verifier: v, backup: backup, disputed: map[string]bool{}}
 }
 
 func (w *walk) add(ctx context.Context, e catalog.WALEntry) error {
-	if e.Object() != "" && e.Object() != w.v.Repository.WALKey(e.File) {
-		w.disputed[e.File.String()] = true
-	}
 	if w.batch = append(w.batch, e); len(w.batch) < batch {
 		return nil
 	}
@@ -61,10 +47,10 @@ func (w *walk) add(ctx context.Context, e catalog.WALEntry) error {
 func (w *walk) flush(ctx context.Context) error {
 	facts := make([]*postgres.SegmentFacts, len(w.batch))
 	group, within := errgroup.WithContext(ctx)
-	group.SetLimit(min(workers, max(1, maxBuffered/int(w.v.Archive.SegmentSize))))
+	group.SetLimit(min(workers, max(1, maxBuffered/int(w.Archive.SegmentSize))))
 	for i, e := range w.batch {
 		group.Go(func() (err error) {
-			facts[i], err = w.v.object(within, w.backup, e)
+			facts[i], err = w.object(within, w.backup, e)
 			return err
 		})
 	}
@@ -82,54 +68,50 @@ func (w *walk) flush(ctx context.Context) error {
 
 // next goes on to an object that was read; facts is nil where nothing is known of it.
 func (w *walk) next(ctx context.Context, e catalog.WALEntry, facts *postgres.SegmentFacts) error {
-	v, key, size := w.v, w.v.Repository.WALKey(e.File), w.v.Archive.SegmentSize
-	if e.Object() != "" && e.Object() != key {
+	at := catalog.Finding{Backup: w.backup, Object: w.Repository.WALKey(e.File)}
+	stat := func(f postgres.WALFile) (*postgres.SegmentFacts, error) {
+		counts, err := w.Repository.StatWAL(ctx, f)
+		return counts.Facts, err
+	}
+	if e.Object() != "" && e.Object() != at.Object {
+		w.disputed[e.File.String()] = true // conflicts come before what is stored
 		return nil
 	}
 	if w.disputed[e.File.String()] {
-		counts, err := v.Repository.StatWAL(ctx, e.File)
-		if facts = counts.Facts; err != nil {
+		counts, err := stat(e.File)
+		if facts = counts; err != nil {
 			facts = nil
 		}
-		if err := v.judge(catalog.Finding{Backup: w.backup, Object: key}, err); err != nil {
+		if err := w.judge(at, err); err != nil {
 			return err
 		}
 	}
-	if e.File.Kind != postgres.WALSegment || v.Level != Full {
+	if e.File.Kind != postgres.WALSegment || w.Level != Full || facts == nil {
 		return nil
 	}
 	s := e.File.Segment
-	before, _ := v.Archive.Before(s)
-	joint, known := w.joints[before]
-	if !w.forks[w.last] {
-		delete(w.joints, w.last)
+	before, _ := w.Archive.Before(s)
+	if w.last != before {
+		w.joint = postgres.Joint{}
+		if w.Archive.Has(before) { // behind a fork, or one that could not be read
+			known, err := stat(postgres.WALFile{Kind: postgres.WALSegment, Segment: before})
+			if err == nil && known != nil {
+				w.joint.Note(*known)
+			} else if err != nil && !catalog.IsDamage(err) {
+				return err
+			}
+		}
 	}
+	if !w.joint.Joins(*facts) {
+		w.Verifier.add(at, "it does not go on where %s ends: two servers wrote them", before)
+	}
+	if f := w.joint.Facts; f.Walked && !f.Complete(w.Archive.SegmentSize) {
+		w.Verifier.add(w.wal(w.backup, before), "its WAL ends at %s, before the segment does, and %s follows: nothing can be replayed past it",
+			before.Start(w.Archive.SegmentSize)+postgres.LSN(f.ValidEnd), s)
+	}
+	w.joint.Note(*facts)
 	w.last = s
-	if facts == nil {
-		return nil
-	}
-	if known && !joint.Joins(*facts) {
-		v.found(w.backup, key, "it does not go on where %s ends: two servers wrote them", before)
-	}
-	if f := joint.Facts; known && f.Walked && !f.Complete(size) {
-		v.found(w.backup, v.segmentKey(before), "its WAL ends at %s, before the segment does, and %s follows: nothing can be replayed past it", before.Start(size)+postgres.LSN(f.ValidEnd), s)
-	}
-	joint.Note(*facts)
-	w.joints[s] = joint
 	return nil
-}
-
-// bounded is a buffer that does not grow past what is expected.
-type bounded struct {
-	*bytes.Buffer
-	left int
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.left -= len(p); b.left < 0 {
-		return 0, fmt.Errorf("%w: it is longer than any such file", codec.ErrCorrupt)
-	}
-	return b.Buffer.Write(p)
 }
 
 // object reads one WAL object; with Full its content is compared with what is said of it.
@@ -138,87 +120,69 @@ func (v *Verifier) object(ctx context.Context, backup catalog.BackupID, e catalo
 	if at.Object == "" {
 		at.Object = v.Repository.WALKey(e.File)
 	}
-	var plain *bytes.Buffer
-	w := io.Discard
+	limit := max(maxSmall, int64(v.Archive.SegmentSize))
+	plain, w := bytes.Buffer{}, io.Discard
 	if v.Level == Full {
-		plain = v.buffer()
-		defer v.buffers.Put(plain)
+		if w = &plain; e.File.Kind == postgres.WALSegment {
+			plain.Grow(int(v.Archive.SegmentSize)) // once: it may be a gigabyte
+		}
 	}
 	var o catalog.WALObject
 	err := catalog.Twice(func() (err error) {
-		if plain != nil {
-			plain.Reset()
-			w = &bounded{plain, max(maxSmall, int(v.Archive.SegmentSize))}
-		}
-		o, err = v.Repository.InspectWAL(ctx, e, w)
+		plain.Reset()
+		o, err = v.Repository.InspectWAL(ctx, e, w, limit)
 		return err
 	})
-	v.done(e.Size)
-	v.count(func(c *Counts) { c.WAL++ })
+	v.looked(e.Size, func(c *Counts) { c.WAL++ })
 	if err != nil || v.Level != Full {
 		return nil, v.judge(at, err)
 	}
-	var problems []string
-	switch tli := e.File.Segment.Timeline; e.File.Kind {
+	bad := func(format string, args ...any) { v.add(at, format, args...) }
+	switch e.File.Kind {
 	case postgres.WALHistory:
-		var h postgres.TimelineHistory
-		if h, err = postgres.ParseTimelineHistory(tli, plain.Bytes()); err == nil {
-			problems = v.descent(h)
-		}
+		v.history(e.File.Segment.Timeline, plain.Bytes(), bad)
 	case postgres.WALBackupHistory:
-		var l postgres.BackupLabel
-		l, err = postgres.ParseBackupLabel(plain.String())
-		if err == nil && (l.StartFile.Segment != e.File.Segment || uint32(uint64(l.StartLSN)%uint64(v.Archive.SegmentSize)) != e.File.Offset) {
-			problems = []string{fmt.Sprintf("it tells of a backup that started at %s", l.StartLSN)}
+		l, err := postgres.ParseBackupLabel(plain.String())
+		if err != nil || l.StartFile.Segment != e.File.Segment || uint32(uint64(l.StartLSN)%uint64(v.Archive.SegmentSize)) != e.File.Offset {
+			bad("it tells of a backup that started at %s (%v)", l.StartLSN, err)
 		}
 	default:
-		problems = v.segment(o, e.File, plain.Bytes())
-	}
-	if err != nil {
-		problems = append(problems, err.Error())
-	}
-	for _, problem := range problems {
-		v.found(backup, at.Object, "%s", problem)
+		v.segment(o, e.File, plain.Bytes(), bad)
 	}
 	return o.Facts, nil
 }
 
-// descent compares a history with those of the timelines that it names.
-func (v *Verifier) descent(h postgres.TimelineHistory) (problems []string) {
-	if len(h.Entries) == 0 {
-		return []string{"it names no timeline that it was forked off from"}
+// history compares a history with those of the timelines that it names.
+func (v *Verifier) history(tli postgres.TimelineID, text []byte, bad func(string, ...any)) {
+	h, err := postgres.ParseTimelineHistory(tli, text)
+	if err != nil || len(h.Entries) == 0 {
+		bad("it names no timeline that it was forked off from (%v)", err)
 	}
 	for i, e := range h.Entries {
 		parent, known := v.Archive.History(e.Parent)
 		same := func(a, b postgres.HistoryEntry) bool { return a.Parent == b.Parent && a.Switch == b.Switch }
 		if known && !slices.EqualFunc(parent.Entries, h.Entries[:i], same) {
-			problems = append(problems, fmt.Sprintf("it tells another descent than %s", postgres.HistoryFile(e.Parent)))
+			bad("it tells another descent than %s", postgres.HistoryFile(e.Parent))
 		}
 	}
-	return problems
 }
 
 // segment walks a segment anew and compares what its header says.
-func (v *Verifier) segment(o catalog.WALObject, file postgres.WALFile, data []byte) (problems []string) {
-	bad := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	if len(data) != int(v.Archive.SegmentSize) {
-		bad("it holds %d bytes, a segment has %d", len(data), v.Archive.SegmentSize)
+func (v *Verifier) segment(o catalog.WALObject, file postgres.WALFile, data []byte, bad func(string, ...any)) {
+	if len(data) != int(v.Archive.SegmentSize) || o.Facts == nil {
+		bad("it holds %d bytes, a segment has %d; facts in its header: %t", len(data), v.Archive.SegmentSize, o.Facts != nil)
+		return
 	}
-	if o.Facts == nil {
-		bad("its header tells nothing of its content")
-		return problems
-	}
-	again := v.Repository.Describe(file, data, o.Facts)
-	if again.ValidSHA256 != o.ValidSHA256 {
-		bad("up to its valid end its sha256 is %s, its header says %s", again.ValidSHA256, o.ValidSHA256)
+	if again := v.Repository.Describe(file, data, o.Facts).ValidSHA256; again != o.ValidSHA256 {
+		bad("up to its valid end its sha256 is %s, its header says %s", again, o.ValidSHA256)
 	}
 	if !o.Facts.Walked { // whoever archived it could not read it, and said so
-		return problems
+		return
 	}
 	facts, err := postgres.ScanSegment(file, data)
 	if err != nil {
 		bad("%v, and its header says that it was read", err)
-		return problems
+		return
 	}
 	if o.Facts.FirstPrev == 0 && o.StoredCRC32C == "" { // an early version did not keep how segments join
 		facts.FirstPrev, facts.Continues, facts.Overwrites = 0, o.Facts.Continues, o.Facts.Overwrites
@@ -226,8 +190,13 @@ func (v *Verifier) segment(o catalog.WALObject, file postgres.WALFile, data []by
 			facts.Open.Left = 0
 		}
 	}
-	for _, difference := range differences(facts, *o.Facts) {
-		bad("%s", difference)
+	walked, kept := fields(facts), fields(*o.Facts)
+	names := maps.Clone(walked)
+	maps.Copy(names, kept)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if walked[name] != kept[name] {
+			bad("%s is %s, its header says %s", name, walked[name], kept[name])
+		}
 	}
 	history, _ := v.Archive.History(file.Segment.Timeline)
 	head, err := postgres.ParseWALHeader(data)
@@ -237,32 +206,15 @@ func (v *Verifier) segment(o catalog.WALObject, file postgres.WALFile, data []by
 	if err != nil {
 		bad("%v", err)
 	}
-	return problems
 }
 
-// differences name each fact that a walk finds otherwise.
-func differences(walked, kept postgres.SegmentFacts) (all []string) {
-	fields := func(f postgres.SegmentFacts) (m map[string]json.RawMessage) {
-		text, err := json.Marshal(f)
-		if err == nil {
-			_ = json.Unmarshal(text, &m) // what was just written
-		}
-		return m
-	}
-	ours, theirs := fields(walked), fields(kept)
-	names := maps.Clone(ours)
-	maps.Copy(names, theirs)
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if !bytes.Equal(ours[name], theirs[name]) {
-			all = append(all, fmt.Sprintf("%s is %s, its header says %s", name, or(ours[name]), or(theirs[name])))
-		}
+// fields are facts as the header has them: they came from there, or from times as short.
+func fields(f postgres.SegmentFacts) map[string]string {
+	raw, all := map[string]json.RawMessage{}, map[string]string{}
+	text, _ := json.Marshal(f)
+	_ = json.Unmarshal(text, &raw)
+	for name, value := range raw {
+		all[name] = string(value)
 	}
 	return all
-}
-
-func or(value json.RawMessage) string {
-	if value == nil {
-		return "absent"
-	}
-	return string(value)
 }

@@ -7,10 +7,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,31 +32,30 @@ const (
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // sample is what a real server of version 15 left: see postgres/testdata.
-func sample(t *testing.T) map[string][]byte {
-	t.Helper()
+var sample = sync.OnceValues(func() (map[string][]byte, error) {
 	f, err := os.Open("../postgres/testdata/pg15.tar.gz")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer f.Close()
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	all := map[string][]byte{}
 	for r := tar.NewReader(z); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return all
+			return all, nil
 		}
 		if err == nil {
 			all[path.Base(h.Name)], err = io.ReadAll(r)
 		}
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-}
+})
 
 // file is one of a backup; a nil content is a directory.
 type file struct {
@@ -85,7 +86,14 @@ const relation = "base/5/16385"
 // E comes the second timeline's history.
 func newWriter(t *testing.T, wal string) *writer {
 	t.Helper()
-	s := sample(t)
+	s, err := sample()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = maps.Clone(s)
+	for name := range s {
+		s[name] = bytes.Clone(s[name]) // to be lied about
+	}
 	w := &writer{T: t, bucket: mem.New(), wal: map[string][]byte{}, facts: func(string, *postgres.SegmentFacts) {}, index: func(*catalog.Index) {},
 		listed: func(f []postgres.ManifestFile) []postgres.ManifestFile { return f }}
 	w.Repository = catalog.New(w.bucket, catalog.Location{Scope: "main", System: system}, catalog.Options{})
@@ -238,7 +246,8 @@ func (w *writer) findings(level verify.Level) []catalog.Finding {
 	w.Helper()
 	v, err := w.look(level)
 	w.must(err)
-	return v.Findings()
+	found, _ := v.Found()
+	return found
 }
 
 // put replaces an object, or creates one.

@@ -151,6 +151,9 @@ func Drops(state string) (all []Drop, err error) {
 		if unread == nil && d.File != e.Name() {
 			unread = fmt.Errorf("it names %q", d.File)
 		}
+		if size := postgres.SegmentSize(d.Size); unread == nil && file.Kind == postgres.WALSegment && (size.Validate() != nil || int(size) != d.Size) {
+			unread = fmt.Errorf("a segment of %d bytes", d.Size)
+		}
 		if unread != nil {
 			err = errors.Join(err, fmt.Errorf("read the record of a dropped file, %s: %w", filepath.Join(DroppedDir(state), e.Name()), unread))
 			continue

@@ -3,7 +3,6 @@ package wal
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -126,10 +125,10 @@ func (p *Pusher) settle(path string, src *source, log *slog.Logger) error {
 	}
 	var origin catalog.Origin
 	if err == nil {
-		err = json.Unmarshal(b, &origin)
+		origin, err = catalog.ParseOrigin(name, b)
 	}
 	if err != nil {
-		return fmt.Errorf("find out where this data directory was restored from: %s: %w", name, err)
+		return fmt.Errorf("find out where this data directory was restored from: %w", err)
 	}
 	if origin.Scope == p.Scope && origin.System == src.system {
 		return &RefusedError{fmt.Sprintf("this data directory was restored from backup %s of %s: it may not write into the archive it came from", origin.Backup, origin.Scope),

@@ -56,8 +56,8 @@ func (a *app) verify(ctx context.Context, s survey, args []string, level verify.
 		Findings []catalog.Finding  `json:"findings"`
 	}{Level: level, Backups: []catalog.BackupID{}, Archive: only == "", Findings: []catalog.Finding{}}
 	v := &verify.Verifier{Repository: s.repository, Archive: s.Archive, Level: level, WholeArchive: document.Archive}
-	progress, total, read := newShow(a.stderr), stored(s, chosen, document.Archive), atomic.Int64{}
-	v.Read = func(n int64) { progress.often("verified %d of %d MiB", read.Add(n)>>20, total>>20) }
+	progress, read := newShow(a.stderr), atomic.Int64{}
+	v.Read = func(n int64) { progress.often("verified %d MiB", read.Add(n)>>20) }
 	defer progress.end()
 	began := a.now()
 	for _, b := range chosen {
@@ -73,7 +73,7 @@ func (a *app) verify(ctx context.Context, s survey, args []string, level verify.
 	}
 	if document.Archive {
 		for _, u := range s.Unreadable {
-			if level != verify.Full { // or it was found among the documents, or will be
+			if level != verify.Full { // which reads each of these itself
 				document.Findings = append(document.Findings, u.Finding())
 			}
 		}
@@ -82,8 +82,8 @@ func (a *app) verify(ctx context.Context, s survey, args []string, level verify.
 		}
 	}
 	progress.end()
-	document.Findings = append(document.Findings, v.Findings()...)
-	counts := v.Counts()
+	found, counts := v.Found()
+	document.Findings = append(document.Findings, found...)
 	if level == verify.Full {
 		document.Checked = &counts
 	}
@@ -116,19 +116,4 @@ func (a *app) verify(ctx context.Context, s survey, args []string, level verify.
 		err = fail(exitVerification, "do not count on what is named above; take a new backup now", "verification failed: %s", plural(n, "finding"))
 	}
 	return err
-}
-
-// stored is how much there is to read.
-func stored(s survey, chosen []catalog.Surveyed, archive bool) (total int64) {
-	for _, b := range chosen {
-		total += b.Manifest.Stored
-	}
-	for _, t := range s.Archive.Timelines {
-		for _, r := range t.Ranges {
-			if archive {
-				total += r.Size
-			}
-		}
-	}
-	return total
 }

@@ -54,7 +54,7 @@ func (f failures) next(now time.Time) time.Time {
 	if age := now.Sub(f.Last); f.Count == 0 || age < 0 || age > forgotten {
 		return now
 	}
-	return f.Last.Add(min(firstPause<<min(f.Count-1, 10), longestPause))
+	return f.Last.Add(min(firstPause<<min(max(f.Count, 1)-1, 10), longestPause))
 }
 
 func (s Stamp) read() (f failures) {

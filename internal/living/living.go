@@ -110,8 +110,9 @@ func Postmaster(proc, pgdata string) int {
 		return 0
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if pid = max(pid, -pid); err != nil || pid == 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+	number, err := strconv.ParseInt(strings.TrimSpace(line), 10, 32)
+	pid := int(max(number, -number))
+	if err != nil || pid == 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return 0
 	}
 	// The number may have gone to another program since: only one whose program we

@@ -22,6 +22,7 @@ import (
 	"github.com/pgha-backup/pgha-backup/storage/file"
 	"github.com/pgha-backup/pgha-backup/storage/s3"
 	"github.com/pgha-backup/pgha-backup/test/lab"
+	"github.com/pgha-backup/pgha-backup/verify"
 )
 
 // The test program is also the archive_command of its servers, so that WAL goes
@@ -181,7 +182,24 @@ func (w *world) take(name codec.Name, o backup.Options) (catalog.Manifest, *cata
 		}
 	}
 	m, err := backup.Take(ctx, backup.Source{Server: s, Streamed: w.streamed, PGDATA: w.pg.DataDir, Member: "one"}, repository, o)
+	if err == nil {
+		w.sound(repository, m)
+	}
 	return m, repository, err
+}
+
+// sound looks at a backup as hard as we can.
+func (w *world) sound(r *catalog.Repository, m catalog.Manifest) {
+	w.t.Helper()
+	a, err := r.Archive(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	v := &verify.Verifier{Repository: r, Archive: a, Level: verify.Full}
+	err = v.Backup(w.t.Context(), m)
+	if found, counts := v.Found(); err != nil || len(found) > 0 || counts.Files != int64(m.Files) {
+		w.t.Errorf("verify: %+v, %+v, %v", found, counts, err)
+	}
 }
 
 // restoreByHand unpacks a backup with the tools of any system and returns the

@@ -74,5 +74,5 @@ func TestFailoverBetweenStopAndCommit(t *testing.T) {
 	dead.Start()
 	w.cluster.WaitHealthy(2 * time.Minute)
 	// The archive as a whole may have a gap now: what the dead leader could not push.
-	w.must(dead, "verify", string(second.ID), "--level", "hashes")
+	w.must(dead, "verify", string(second.ID), "--level", "full")
 }

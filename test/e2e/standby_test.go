@@ -84,6 +84,7 @@ func TestStandby(t *testing.T) {
 	if last := w.backupOf(leader, "prefer-replica"); last.Role != "replica" || len(w.listed(leader)) != 6 {
 		t.Errorf("the next backup is of a %s, and listed are %v", last.Role, w.listed(leader))
 	}
+	w.must(leader, "verify", "--level", "full")
 }
 
 // refusals are all before anything was changed, and said to the letter.

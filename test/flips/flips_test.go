@@ -93,7 +93,7 @@ func (w *world) alone(f flip) error {
 		for entry, err := range r.WALObjects(ctx) {
 			w.must(err)
 			if strings.HasSuffix(f.path, "/"+entry.Object()) {
-				_, err := r.InspectWAL(ctx, entry, io.Discard)
+				_, err := r.InspectWAL(ctx, entry, io.Discard, 1<<20)
 				return err
 			}
 		}

@@ -199,5 +199,6 @@ func (w *world) whole() ([]catalog.Finding, error) {
 		return nil, err
 	}
 	err = v.WAL(w.Context())
-	return v.Findings(), err
+	found, _ := v.Found()
+	return found, err
 }

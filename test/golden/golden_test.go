@@ -212,7 +212,8 @@ func TestRestore(t *testing.T) {
 		w.must("status")
 		w.must("wal", "list")
 		w.must("verify", "--level", "presence")
-		t.Log(strings.TrimSpace(w.must("verify", "--level", "hashes")))
+		w.must("verify", "--level", "hashes")
+		t.Log(strings.TrimSpace(w.must("verify", "--level", "full")))
 		for i, target := range e.Targets {
 			w.restore(i, e, target)
 		}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgha-backup/pgha-backup/internal/codec"
 )
@@ -130,7 +131,8 @@ func (e *enemy) pack(name string, files ...file) {
 	out := tar.NewWriter(&plain)
 	lines := []string{}
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Typeflag: f.kind, Linkname: f.link, Mode: 0o600, Size: int64(len(f.body)), Format: tar.FormatPAX}
+		h := &tar.Header{Name: f.name, Typeflag: f.kind, Linkname: f.link, Mode: 0o600, Size: int64(len(f.body)), Format: tar.FormatPAX,
+			ModTime: time.Date(2026, 11, 21, 6, 8, 22, 0, time.UTC)}
 		line := map[string]any{"p": f.path, "n": len(f.body), "m": 0o600, "t": "2026-11-21T06:08:22Z", "c": crc32.Checksum([]byte(f.body), crc32.MakeTable(crc32.Castagnoli))}
 		if f.path == "" {
 			line["p"] = f.name

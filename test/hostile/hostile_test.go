@@ -158,8 +158,8 @@ var attacks = []attack{
 		e.writeJSON(e.dir+"/hold/"+filepath.Base(e.backup)+"/x", map[string]any{"format": 2})
 	}, args: command("expire", "--yes"), code: 1, says: "hint: upgrade pgha-backup on this host"},
 	// WAL.
-	{name: "a segment of a gigabyte", forge: func(_ *world, e *enemy) {
-		e.header(walName, func(h map[string]any) { h["size"] = 1 << 30 }, e.bomb(1024, 0))
+	{name: "a segment of 256 MiB", forge: func(_ *world, e *enemy) {
+		e.header(walName, func(h map[string]any) { h["size"] = 1 << 28 }, e.bomb(256, 0))
 	}, args: hashes, code: 9, says: walName},
 	{name: "a segment that does not end", forge: func(_ *world, e *enemy) { e.header(walName, func(map[string]any) {}, e.bomb(4096, 0)) }, args: hashes, code: 9, says: walName},
 	{name: "a segment of skippable frames", forge: func(_ *world, e *enemy) {

@@ -224,7 +224,7 @@ func (w *world) firstBackup(m *lab.Member) {
 	if err := daemon.Stop(syscall.SIGTERM, 25*time.Second); err != nil {
 		w.Error(err)
 	}
-	w.must(m, nil, "verify")
+	w.must(m, nil, "verify", "--level", "full")
 }
 
 // killedBootstrap kills one while its private server runs: there is nothing that

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -106,6 +105,9 @@ func (v vastness) play(t *testing.T) {
 		judges = append(judges, func(p *lab.Postgres) { v.judge(w, p) })
 	}
 	o.figures = w.story(judges...)
+	if w.segmentMB > 16 {
+		w.measure(&o, "plan", w.config, w.plan()...)
+	}
 	if w.service != nil {
 		o.Peaks["daemon"] = w.peak(w.service.Pid())
 	}
@@ -141,19 +143,7 @@ func noise(w *world, o *outcome) {
 	w.shell(`sed "s/scope: lab/scope: other/" "$1" >"$2"`, w.config, other)
 	to := filepath.Join(w.run.Path("state"), "back")
 	for _, c := range [][]string{{"push", "archive-push", segment}, {"push again", "archive-push", segment}, {"get", "archive-get", name, to}} {
-		began := time.Now()
-		cmd := w.run.Command(w.Context(), lab.User1, nil, append([]string{w.binary, "--config", other}, c[1:]...)...)
-		var said bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &said, &said
-		if cmd.Dir = w.pg.DataDir; c[0] == "get" {
-			cmd.Dir = "/" // nobody's data directory: as pg_rewind asks
-		}
-		if err := cmd.Run(); err != nil {
-			var exit *exec.ExitError
-			w.Fatalf("%q: %v %v\n%s", c, err, errors.As(err, &exit), said.String())
-		}
-		o.Peaks[c[0]] = int(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10)
-		w.Logf("%s of %s: %s, %s of processor, %d MiB", c[0], name, time.Since(began), cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), o.Peaks[c[0]])
+		w.measure(o, c[0], other, c[1:]...)
 	}
 	w.shell(`cmp "$1" "$2" && rm "$2"`, segment, to)
 	var stored int64
@@ -165,6 +155,23 @@ func noise(w *world, o *outcome) {
 	if stored < int64(w.segmentMB)<<20*9/10 {
 		w.Errorf("%s is stored in %d bytes: it was no noise", name, stored)
 	}
+}
+
+// measure runs our program and notes what it had in memory at the most.
+func (w *world) measure(o *outcome, what, config string, args ...string) {
+	w.Helper()
+	began := time.Now()
+	cmd := w.run.Command(w.Context(), lab.User1, nil, append([]string{w.binary, "--config", config}, args...)...)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if cmd.Dir = w.pg.DataDir; what == "get" {
+		cmd.Dir = "/" // nobody's data directory: as pg_rewind asks
+	}
+	if err := cmd.Run(); err != nil {
+		w.Fatalf("%s: %v\n%s", what, err, said.String())
+	}
+	o.Peaks[what] = int(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10)
+	w.Logf("%s: %s, %s of processor, %d MiB", what, time.Since(began), cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), o.Peaks[what])
 }
 
 // oneLarge makes a relation of three files.

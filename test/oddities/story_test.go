@@ -44,8 +44,10 @@ func (w *world) story(judges ...func(*lab.Postgres)) (f figures) {
 	f.Backup = time.Since(began).Seconds()
 	f.Bytes, f.Stored, f.Files = copied.Bytes, copied.Stored, copied.Files
 	end()
+	w.pg.QueryRow("select clock_timestamp()", &w.moment)
 	stop()
 	w.archived()
+	w.must(nil, w.plan()...) // reads WAL
 	w.must(nil, "verify", "--level", "hashes")
 	for _, m := range []catalog.Manifest{streamed, copied} {
 		if len(m.Tablespaces) != len(spaces) || m.Settings.GroupAccess != w.group || m.Damaged() {
@@ -80,6 +82,11 @@ func (w *world) story(judges ...func(*lab.Postgres)) (f figures) {
 	w.pg.Start()
 	w.whole(w.pg, spaces, judges)
 	return f
+}
+
+// plan asks how a moment after the backups can be reached.
+func (w *world) plan() []string {
+	return []string{"restore", "--plan", "--target-time", w.moment.UTC().Format(time.RFC3339Nano)}
 }
 
 // looks judges a copy that was not started yet.

@@ -53,6 +53,7 @@ type world struct {
 	wal       string // where pg_wal leads; "" if it is a directory
 	journal   string
 	service   *lab.Process // nil: archive_command pushes by itself
+	moment    time.Time    // after the backups, before the ledger's last entries
 	databases []string
 	later     int // sights that the backup over the network had not
 }

@@ -38,9 +38,11 @@ func (w *world) expiries() (all []*scenario) {
 	for _, id := range w.backups[:len(w.backups)-1] {
 		w.edit(filepath.Join(w.at("repo", w.root1()), "backup", id, "expired.json"), "at", long)
 	}
-	garbage := w.at("repo", w.root1(), "backup", "20260101T000000Z-manual-0000")
+	const dead = "20260101T000000Z-manual-0000"
+	garbage := w.at("repo", w.root1(), "backup", dead)
 	w.must(Put(filepath.Join(ready, "backup", kept), garbage))
 	w.must(removeAll(filepath.Join(garbage, "manifest.json")))
+	w.edit(filepath.Join(garbage, string(m.Run), "started"), "id", dead)
 	w.must(backdate(garbage, long))
 	for _, id := range w.backups[:len(w.backups)-1] {
 		w.must(backdate(filepath.Join(w.at("repo", w.root1()), "backup", id), long))

@@ -123,7 +123,8 @@ func JudgeRepository(ctx context.Context, r *catalog.Repository) (seen []catalog
 		seen = append(seen, m.ID)
 		err = v.Backup(ctx, m)
 	}
-	for _, f := range slices.Concat(findings, v.Findings()) {
+	found, _ := v.Found()
+	for _, f := range slices.Concat(findings, found) {
 		faults = append(faults, fmt.Sprintf("%s %s: %s", f.Backup, f.Object, f.Problem))
 	}
 	return seen, faults, err

@@ -189,10 +189,12 @@ func (w *world) attempt(s *scenario, seed uint64, index int) result {
 	code, output := w.call(s.config, w.dirOf(s), s.args...)
 	r.Next = code
 	next := Outcome{Code: code, Output: output}
+	found := s.whole
 	if !slices.Contains(s.again, code) {
-		for _, f := range w.wholeRun(s, next) {
-			r.Faults = append(r.Faults, "next run: "+f)
-		}
+		found = func(next Outcome) []string { return w.wholeRun(s, next) }
+	}
+	for _, f := range found(next) {
+		r.Faults = append(r.Faults, "next run: "+f)
 	}
 	left, err := w.temps()
 	w.must(err)
