@@ -25,7 +25,7 @@ func TestReadsAgain(t *testing.T) {
 			v, err := look(t, catalog.New(broken, w.Location(), catalog.Options{}), level)
 			if err != nil {
 				t.Errorf("%s, get %d: %v", level, n, err)
-			} else if found := v.Findings(); len(found) > 0 {
+			} else if found, _ := v.Found(); len(found) > 0 {
 				t.Errorf("%s, get %d: %+v", level, n, found)
 			}
 			if gets < n {
