@@ -14,7 +14,7 @@ AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCH
 UNIT     = $$(go list ./... | grep -v '/test/')
 FUZZTIME ?= 10s
 
-.PHONY: help build demo demo-clean test unit check bench campaign campaign-members campaign-gap campaign-backlog campaign-flips campaign-crash campaign-oddities fuzz deps clean
+.PHONY: help build demo demo-clean test unit check bench campaign campaign-members campaign-gap campaign-backlog campaign-flips campaign-crash campaign-oddities campaign-store fuzz deps clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 26
@@ -41,7 +41,7 @@ test: build unit ## unit tests, then end-to-end tests on real servers
 
 check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
 	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
-	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e ./test/members ./test/backlog ./test/flips ./test/torture ./test/oddities
+	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e ./test/members ./test/backlog ./test/flips ./test/torture ./test/torture/store ./test/oddities
 	@$(WITH_GO) staticcheck ./...
 	@shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' .ci/run)
 	@$(WITH_GO) go test -count=1 ./internal/arch
@@ -54,7 +54,7 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
 	done
 
-bench: build ## figures beside pgBackRest and pg_basebackup; BENCH='-scale 300 -runs 5' for more, -only fetch for one table
+bench: build ## figures beside pgBackRest, pg_basebackup and Barman (40 minutes, 30 GB of disk); BENCH="-data DIR -feed DIR" keeps what takes long to make, -only restore-file makes one table
 	@test/deps/bench.sh
 	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
 
@@ -80,6 +80,9 @@ campaign-oddities: build ## every oddity of a data directory, large ones too, Po
 
 campaign-flips: build ## 10,000 single bits flipped in every kind of object: verify finds each; FLIPS='-flips 500 -seed 7' for others
 	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 3h -v -run '^TestCampaignFlips$$' ./test/flips -args $(FLIPS)
+
+campaign-store: build ## the store killed around every request, and FoundationDB's weather; STORE='-rounds 100 -weather 2 -seed 7' for less
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 6h -v -run '^TestCampaignStore$$' ./test/torture/store -args $(STORE)
 
 clean: ## remove what was built here
 	rm -rf bin .cache

@@ -114,7 +114,7 @@ func readBackup(ctx context.Context, r *Repository) ([]testFile, error) {
 			}
 			f := testFile{path: e.Path}
 			if e.Kind == File {
-				if f.content, err = io.ReadAll(pack); err != nil {
+				if f.content, err = readEntry(pack, e.Size, len(files)%3); err != nil {
 					return nil, errors.Join(err, pack.Close())
 				}
 			}
@@ -125,6 +125,23 @@ func readBackup(ctx context.Context, r *Repository) ([]testFile, error) {
 		}
 	}
 	return files, nil
+}
+
+// readEntry reads, has written, or does both.
+func readEntry(pack *PackReader, size int64, how int) ([]byte, error) {
+	if how == 0 {
+		return io.ReadAll(pack)
+	}
+	content := bytes.NewBuffer([]byte{})
+	n, err := io.CopyN(content, pack, size/2*int64(how-1))
+	if err != nil {
+		return nil, err
+	}
+	m, err := pack.WriteTo(content)
+	if err == nil && n+m != size {
+		err = fmt.Errorf("%d and %d bytes of %d", n, m, size)
+	}
+	return content.Bytes(), err
 }
 
 func TestPackRoundTrip(t *testing.T) {

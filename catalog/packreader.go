@@ -44,6 +44,14 @@ func (b *Backup) OpenPack(ctx context.Context, i int) (*PackReader, error) {
 	r := &PackReader{pack: pack, info: info, volume: volumeOf(info.Name)}
 	r.frames = frameReader{body: body, decoder: decoder, lengths: pack.Frames, left: info.Plain, sum: sha256.New(),
 		plain: make([]byte, FrameSize)}
+	r.frames.again = func(offset int64, stored []byte) error {
+		body, err := b.repository.bucket.Get(ctx, key, storage.Span{Offset: offset, Length: int64(len(stored))})
+		if err == nil {
+			_, err = io.ReadFull(body, stored)
+			err = errors.Join(err, body.Close())
+		}
+		return err
+	}
 	r.tar = tar.NewReader(&r.frames)
 	return r, nil
 }
@@ -98,6 +106,33 @@ func (r *PackReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo writes the rest of the current entry as it lies in the frames: the tar reader
+// would copy it.
+func (r *PackReader) WriteTo(w io.Writer) (n int64, err error) {
+	size := r.pack.Entries[r.next-1].Size
+	for r.read < size {
+		chunk, err := r.frames.take(size - r.read)
+		if err != nil {
+			return n, r.wrap(unexpected(err))
+		}
+		r.crc = crc32.Update(r.crc, castagnoli, chunk)
+		r.read += int64(len(chunk))
+		m, err := w.Write(chunk)
+		if n += int64(m); err != nil {
+			return n, err
+		}
+	}
+	for padding := -size & 511; padding > 0; {
+		chunk, err := r.frames.take(padding)
+		if err != nil {
+			return n, r.wrap(unexpected(err))
+		}
+		padding -= int64(len(chunk))
+	}
+	r.tar = tar.NewReader(&r.frames)
+	return n, nil
+}
+
 // Close ends the download.
 func (r *PackReader) Close() error {
 	r.frames.decoder.Close()
@@ -148,9 +183,12 @@ func unexpected(err error) error {
 	return err
 }
 
-// frameReader decodes a pack's frames one after another.
+// frameReader decodes a pack's frames one after another. A damaged one is read again
+// alone: what came before it has been handed out.
 type frameReader struct {
 	body    io.ReadCloser
+	again   func(offset int64, stored []byte) error
+	offset  int64 // of the next frame in the pack
 	decoder *codec.Decoder
 	lengths []int
 	left    int64 // plaintext still in frames not read
@@ -162,9 +200,15 @@ type frameReader struct {
 }
 
 func (f *frameReader) Read(p []byte) (int, error) {
+	chunk, err := f.take(int64(len(p)))
+	return copy(p, chunk), err
+}
+
+// take hands out up to n bytes, which live until the next call.
+func (f *frameReader) take(n int64) ([]byte, error) {
 	for len(f.unread) == 0 {
 		if len(f.lengths) == 0 {
-			return 0, io.EOF
+			return nil, io.EOF
 		}
 		length := f.lengths[0]
 		if cap(f.stored) < length {
@@ -172,19 +216,26 @@ func (f *frameReader) Read(p []byte) (int, error) {
 		}
 		f.stored = f.stored[:length]
 		if _, err := io.ReadFull(f.body, f.stored); err != nil {
-			return 0, fmt.Errorf("read: %w", unexpected(err))
+			return nil, fmt.Errorf("read: %w", unexpected(err))
+		}
+		f.unread = f.plain[:min(f.left, FrameSize)]
+		err := f.decoder.DecodeFrame(f.unread, f.stored)
+		if errors.Is(err, codec.ErrCorrupt) {
+			if err = f.again(f.offset, f.stored); err == nil {
+				err = f.decoder.DecodeFrame(f.unread, f.stored)
+			}
+		}
+		if err != nil {
+			f.unread = nil
+			return nil, err
 		}
 		f.sum.Write(f.stored)
-		f.unread = f.plain[:min(f.left, FrameSize)]
-		if err := f.decoder.DecodeFrame(f.unread, f.stored); err != nil {
-			f.unread = nil
-			return 0, err
-		}
+		f.offset += int64(length)
 		f.left -= int64(len(f.unread))
 		f.lengths = f.lengths[1:]
 	}
-	n := copy(p, f.unread)
-	f.unread = f.unread[n:]
-	f.handed += int64(n)
-	return n, nil
+	chunk := f.unread[:min(n, int64(len(f.unread)))]
+	f.unread = f.unread[len(chunk):]
+	f.handed += int64(len(chunk))
+	return chunk, nil
 }

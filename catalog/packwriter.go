@@ -27,6 +27,7 @@ type PackWriter struct {
 	volume string
 	tar    *tar.Writer
 	frames frameWriter
+	pool   *codec.Pool // of the frames' encoder
 
 	entry     *Entry // under way
 	remaining int64
@@ -39,12 +40,15 @@ func (u *Run) NewPack(ctx context.Context, name string) (*PackWriter, error) {
 		return nil, fmt.Errorf("pack name %q", name)
 	}
 	options := u.repository.options
-	encoder, err := codec.NewEncoder(options.Codec, options.Level)
+	encoder, err := u.encoders.Encoder(options.Codec, options.Level)
+	if err == nil {
+		err = encoder.Thrift(options.Level)
+	}
 	if err != nil {
 		return nil, err
 	}
 	key := u.repository.keys.run(u.ID, u.Run, name)
-	w := &PackWriter{ctx: ctx, bucket: u.repository.bucket, key: key, pack: Pack{Name: name}, volume: volumeOf(name)}
+	w := &PackWriter{ctx: ctx, bucket: u.repository.bucket, key: key, pack: Pack{Name: name}, volume: volumeOf(name), pool: &u.encoders}
 	w.frames = frameWriter{
 		encoder: encoder, plain: make([]byte, 0, FrameSize), sum: sha256.New(),
 		// Create-once: a run never writes a pack twice, and nothing may replace one.
@@ -73,6 +77,9 @@ func (w *PackWriter) Begin(e Entry) error {
 	}
 	if err := checkPath(e.Path, w.volume); err != nil {
 		return err
+	}
+	if w.frames.written == 0 {
+		w.frames.out.Expect(e.Size + e.Size/20)
 	}
 	header := &tar.Header{Name: tarName(e.Path, w.volume), Typeflag: tar.TypeReg, Mode: int64(e.Mode),
 		Size: e.Size, ModTime: e.Modified.Truncate(1e9)}
@@ -117,6 +124,12 @@ func (w *PackWriter) End() (Entry, error) {
 // Plain is how many bytes of tar the pack holds so far.
 func (w *PackWriter) Plain() int64 { return w.frames.written }
 
+// Room tells whether an entry of so many bytes goes in without more parts than every
+// store takes, should nothing of it be compressible. The first one always does.
+func (w *PackWriter) Room(size int64) bool {
+	return w.frames.written == 0 || w.frames.written+size < w.frames.out.Limit()/20*19
+}
+
 // Close stores the pack whole and durably.
 func (w *PackWriter) Close() (Pack, PackInfo, error) {
 	err := w.tar.Close()
@@ -130,6 +143,7 @@ func (w *PackWriter) Close() (Pack, PackInfo, error) {
 	if err := w.settle(w.frames.out.Commit()); err != nil {
 		return Pack{}, PackInfo{}, fmt.Errorf("store pack %s: %w", w.pack.Name, err)
 	}
+	w.pool.Release(w.frames.encoder)
 	w.pack.Frames = w.frames.lengths
 	info := PackInfo{Name: w.pack.Name, Size: w.frames.stored, Plain: w.frames.written,
 		SHA256: hex.EncodeToString(w.frames.sum.Sum(nil))}

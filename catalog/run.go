@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -17,6 +18,7 @@ type Run struct {
 	ID         BackupID
 	Run        RunID
 	repository *Repository
+	encoders   codec.Pool // of its packs
 }
 
 // Started is the record that a run writes before its first pack, so that nobody

@@ -95,8 +95,8 @@ func TestEveryBitOfAWALObject(t *testing.T) {
 			if o, err := r.InspectWAL(t.Context(), entry, io.Discard, 1<<20); err != nil || o.StoredCRC32C == "" {
 				t.Fatal(o, err)
 			}
-			if dst != nil {
-				continue // made otherwise, the same
+			if dst != nil || name == codec.None {
+				continue // made otherwise, the same: without a codec it is zstd
 			}
 			prefix, payload, err := codec.HeaderLength(packed.body)
 			if err != nil {
@@ -108,6 +108,9 @@ func TestEveryBitOfAWALObject(t *testing.T) {
 				}
 				if _, err := r.StatWAL(t.Context(), file); bit/8 < prefix+payload && !IsDamage(err) {
 					t.Errorf("%s, bit %d: header: %v", name, bit, err)
+				}
+				if bit%5 > 0 {
+					return
 				}
 				var got bytes.Buffer
 				if _, err := r.GetWAL(t.Context(), file, &got); err == nil && !bytes.Equal(got.Bytes(), plain) {

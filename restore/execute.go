@@ -33,6 +33,9 @@ type Options struct {
 	// BinDir is the directory of PostgreSQL's programs. Without it pg_verifybackup
 	// does not judge the copy.
 	BinDir string
+	// VerifyFiles has pg_verifybackup read every file again, whose checksum was looked at
+	// while it was written.
+	VerifyFiles bool
 	// Workers is how many packs are read at once; 0 takes at most four.
 	Workers int
 	Now     time.Time
@@ -171,7 +174,6 @@ func (x *execution) pack(ctx context.Context, i int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	buffer := make([]byte, 256<<10)
 	for {
 		e, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -184,13 +186,13 @@ func (x *execution) pack(ctx context.Context, i int) (err error) {
 			x.progress(e.Size)
 			continue
 		}
-		if err := x.entry(e, io.TeeReader(r, meter(x.progress)), buffer); err != nil {
+		if err := x.entry(e, r); err != nil {
 			return err
 		}
 	}
 }
 
-func (x *execution) entry(e catalog.Entry, r io.Reader, buffer []byte) error {
+func (x *execution) entry(e catalog.Entry, r *catalog.PackReader) error {
 	if strings.HasPrefix(path.Base(e.Path), "INCREMENTAL.") {
 		return fmt.Errorf("%w: %s in a full backup", codec.ErrCorrupt, e.Path)
 	}
@@ -202,12 +204,13 @@ func (x *execution) entry(e catalog.Entry, r io.Reader, buffer []byte) error {
 		if err != nil {
 			return err
 		}
+		x.progress(e.Size)
 		x.mu.Lock()
 		x.held[e.Path] = data
 		x.mu.Unlock()
 	} else if e.Path == serverConfFile && e.Size > held[autoConfFile] {
 		return fmt.Errorf("%w: %s has %d bytes", codec.ErrCorrupt, e.Path, e.Size)
-	} else if err := x.tree.fill(e.Path, e.Mode, e.Size, r, buffer); err != nil {
+	} else if err := x.tree.fill(e.Path, e.Mode, e.Size, r, meter(x.progress)); err != nil {
 		return err
 	}
 	x.mu.Lock()

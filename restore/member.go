@@ -131,5 +131,5 @@ func (x *execution) memberFile(ctx context.Context, f postgres.WALFile) error {
 		_ = w.CloseWithError(err)
 	}()
 	defer r.Close()
-	return x.tree.fill("pg_wal/"+f.String(), 0o600, int64(x.plan.Backup.SegmentSize), r, make([]byte, 256<<10))
+	return x.tree.fill("pg_wal/"+f.String(), 0o600, int64(x.plan.Backup.SegmentSize), r, io.Discard)
 }

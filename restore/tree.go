@@ -164,8 +164,9 @@ func (t *tree) directories(index catalog.Index) error {
 // writing a file at once, so that the fsync at the end has little left to do.
 const earlyWriteback = 1 << 20
 
-// fill makes a file, which must not be there yet, of exactly the bytes that r gives.
-func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, buffer []byte) error {
+// fill makes a file, which must not be there yet, of exactly the bytes that r gives, and
+// tells them to also.
+func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, also io.Writer) error {
 	root, inside, err := t.at(name)
 	if err != nil {
 		return err
@@ -175,7 +176,7 @@ func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, buffer []
 	if err != nil {
 		return err
 	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, r, buffer)
+	n, err := io.Copy(io.MultiWriter(f, also), r)
 	if err == nil && perm&0o077 != 0 { // past a strict umask
 		err = f.Chmod(perm)
 	}
@@ -190,7 +191,7 @@ func (t *tree) fill(name string, mode uint32, size int64, r io.Reader, buffer []
 
 // write makes a small file of ours.
 func (t *tree) write(name string, data []byte) error {
-	return t.fill(name, 0o640, int64(len(data)), bytes.NewReader(data), nil)
+	return t.fill(name, 0o640, int64(len(data)), bytes.NewReader(data), io.Discard)
 }
 
 // sync makes files, then every directory, durable.

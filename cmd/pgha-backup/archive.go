@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,7 @@ func newArchivePushCommand(a *app) *cobra.Command {
 			"repository, and 1 otherwise: PostgreSQL keeps the file and tries again. Only archive.on_full: drop-and-record changes that.",
 		Args: exactly("<path>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			debug.SetGCPercent(400) // it ends with its one file: what is collected is used by nobody
 			bucket, err := a.bucket()
 			if err != nil {
 				return err

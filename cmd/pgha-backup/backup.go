@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -48,6 +49,7 @@ func newBackupCommand(a *app) *cobra.Command {
 			if method != methodFileCopy && method != methodBaseBackup {
 				return usage("--method %q: want %s or %s", method, methodFileCopy, methodBaseBackup)
 			}
+			debug.SetGCPercent(manyBuffers)
 			return a.backup(cmd.Context(), method, cluster.SourcePolicy(source), comment)
 		},
 	}
@@ -57,6 +59,10 @@ func newBackupCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&comment, "comment", "", "a remark to keep with the backup")
 	return cmd
 }
+
+// manyBuffers is the GC percentage of who takes backups: most of the memory is buffers, which
+// are long to fill and quick to collect.
+const manyBuffers = 40
 
 func (a *app) backup(ctx context.Context, method string, source cluster.SourcePolicy, comment string) error {
 	c := a.config

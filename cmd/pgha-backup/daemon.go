@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ func newDaemonCommand(a *app) *cobra.Command {
 			"Archiving needs no daemon: archive-push and archive-get go on while it is down.",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			debug.SetGCPercent(manyBuffers)
 			hangups := make(chan os.Signal, 1)
 			signal.Notify(hangups, syscall.SIGHUP)
 			defer signal.Stop(hangups)

@@ -18,9 +18,9 @@ import (
 
 // restoreFlags are the flags of restore that are not its target's.
 type restoreFlags struct {
-	system, backup, pgdata, archiveMode string
-	mapping                             []string
-	start, plan, force, yes             bool
+	system, backup, pgdata, archiveMode  string
+	mapping                              []string
+	start, plan, force, yes, verifyFiles bool
 }
 
 func newRestoreCommand(a *app) *cobra.Command {
@@ -42,6 +42,7 @@ func newRestoreCommand(a *app) *cobra.Command {
 	flags.StringVar(&f.archiveMode, "archive-mode", "off", "off or preserve: what becomes of the copy's archive_mode")
 	flags.BoolVar(&f.start, "start", false, "start the copy on a private socket, wait, and prove where recovery stopped")
 	flags.BoolVar(&f.plan, "plan", false, "print what would be done and change nothing")
+	flags.BoolVar(&f.verifyFiles, "verify-files", false, "have pg_verifybackup read every file again at the end")
 	flags.BoolVar(&f.force, "force", false, "give up the stopped cluster in --pgdata and its listed tablespaces")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask before a cluster is given up")
 	return cmd
@@ -109,7 +110,7 @@ func (a *app) restore(ctx context.Context, target targetFlags, f restoreFlags) e
 	began := time.Now()
 	progress := newShow(a.stderr)
 	err = restore.Execute(ctx, repository, plan, ground, restore.Options{RestoreCommand: command, ArchiveMode: restore.ArchiveMode(f.archiveMode),
-		BinDir: bin, Now: a.now(), Progress: progress.copied, Log: a.log})
+		BinDir: bin, VerifyFiles: f.verifyFiles, Now: a.now(), Progress: progress.copied, Log: a.log})
 	progress.end()
 	if err != nil {
 		return err

@@ -11,75 +11,67 @@ import (
 	"github.com/pgha-backup/pgha-backup/test/lab"
 )
 
-// measureArchive is for the continuous archive: ours through the daemon, pgBackRest
-// with asynchronous archiving, on the same stores.
-func (b *bench) measureArchive() {
-	w := &world{run: lab.RunOf(b)}
-	b.world = w
-	w.program, b.client = w.run.Build("pgha-backup"), w.run.Build("pgha-wal")
-	b.peer = "/var/cache/pgha-backup/pgbackrest/usr/bin/pgbackrest"
-	if cache := os.Getenv("PGHA_CACHE"); cache != "" {
-		b.peer = cache + "/pgbackrest/usr/bin/pgbackrest"
+// measureWAL is for the archive: one process for each segment, alone and with what works
+// ahead behind it.
+func (b *bench) measureWAL() {
+	if b.only != "prepare" && !b.wants("push-file", "push-s3", "push-far", "get-file", "get-s3", "get-far", "ahead-file", "ahead-s3", "ahead-far", "fetch", "hook", "replay", "commit") {
+		return
 	}
-	self, err := os.Executable()
-	b.must(err)
-	b.self = w.run.Path("bench")
-	w.run.Must("root", "install", "-m", "755", self, b.self)
 	b.locked(func() { b.makeFeed(b.segments) })
-	b.describeArchive()
-	file, near, far := b.places()
-	for _, w := range []struct {
-		name string
-		at   *place
-	}{{"ahead-file", file}, {"ahead-s3", near}, {"ahead-far", far}} {
-		if !b.wants(w.name) {
-			continue
+	for _, name := range []string{"file", "s3", "far"} {
+		if p := b.at; b.wants("push-"+name, "get-"+name) {
+			all := b.alone(p(name))
+			if b.wants("push-" + name) {
+				table(os.Stdout, "WAL push, "+p(name).title(), interleaved(b, "push-"+name, all, func(a *archiver) sample { return b.push(a, 0) }), walColumns(p(name), len(b.names), true))
+			}
+			if b.wants("get-" + name) {
+				all = all[:4]
+				if name == "file" {
+					all = append(all, b.boundWAL("zstd", dense, 1<<20, all[0].wal[0]+"/*/*"), b.boundWAL("s2", fast, 1<<20, all[2].wal[0]+"/*/*"))
+				}
+				table(os.Stdout, "WAL get, "+p(name).title(), interleaved(b, "get-"+name, all, b.get), walColumns(p(name), len(b.names), false))
+			}
 		}
-		columns := walColumns(len(b.names), true)
-		if w.at.proxy != nil {
-			columns = append(columns, column{title: "requests/segment", format: "%.2f", figure: func(s sample) float64 { return float64(s.requests) / float64(len(b.names)) }})
+	}
+	for _, name := range []string{"file", "s3", "far"} {
+		if b.wants("ahead-" + name) {
+			p := b.at(name)
+			table(os.Stdout, "WAL push ahead, "+p.title(), interleaved(b, "ahead-"+name, b.ahead(p), func(a *archiver) sample { return b.push(a, 0) }), walColumns(p, len(b.names), true))
 		}
-		table(os.Stdout, "WAL push, "+w.at.name, interleaved(b, w.name, b.archivers(w.at), func(a *archiver) sample { return b.pushAhead(a, 0) }), columns)
 	}
 	if b.wants("fetch", "replay") {
-		all := b.archivers(near)
-		b.locked(func() {
-			for _, a := range all {
-				b.pushAhead(a, 0)
-			}
-		})
+		p := b.at("s3")
+		all := b.ahead(p)
 		if b.wants("fetch") {
-			table(os.Stdout, "WAL get, s3", interleaved(b, "fetch", all, b.getAhead), walColumns(len(b.names), false))
+			table(os.Stdout, "WAL get ahead, "+p.title(), interleaved(b, "fetch", all, b.get), walColumns(p, len(b.names), false))
 		}
 		if b.wants("replay") {
 			copies := &archiver{contender: &contender{name: "cp", class: fast, peer: true}}
-			table(os.Stdout, fmt.Sprintf("Replay of %d segments, s3", len(b.names)), interleaved(b, "replay", append([]*archiver{copies}, all...), b.replay),
+			table(os.Stdout, fmt.Sprintf("Replay of %d segments, %s", len(b.names), p.title()), interleaved(b, "replay", append([]*archiver{copies}, all...), b.replay),
 				[]column{{title: "s", format: "%.2f", figure: wall, ratio: true}})
 		}
 	}
 	if b.wants("hook") {
-		nothing := &archiver{contender: &contender{name: "/bin/true"}, command: func(string) []string { return []string{"/bin/true"} }}
-		all := []*archiver{nothing, b.oursAhead("s2", fast, near), b.asynchronous("lz4", 1, fast, near)}
-		columns := []column{}
-		for _, q := range []float64{0.5, 0.9, 0.99, 1} {
-			columns = append(columns, column{title: fmt.Sprintf("p%g ms", 100*q), format: "%.1f", figure: func(s sample) float64 { return quantile(s.each, q) }})
-		}
-		table(os.Stdout, "One call of archive_command, four a second", interleaved(b, "hook", all, func(a *archiver) sample {
-			nothing.scratch = b.run.Mkdir(lab.User1, 0o700, "nothing")
-			return b.pushAhead(a, 250*time.Millisecond)
-		}), columns)
+		b.hooks()
 	}
 	if b.wants("commit") {
-		b.locked(func() { b.commits(near) })
+		b.locked(func() { b.commits(b.at("s3")) })
 	}
 }
 
-func (b *bench) describeArchive() {
-	b.Helper()
-	for _, argv := range [][]string{{lab.BinDir(b, 15) + "/postgres", "--version"}, {b.peer, "version"}, {b.program, "version"}} {
-		fmt.Print(b.run.Must(lab.User1, argv...))
+// hooks is what one call of archive_command takes while there is time to be ahead.
+func (b *bench) hooks() {
+	p := b.at("s3")
+	nothing := &archiver{contender: &contender{name: "/bin/true"}, command: func(string) []string { return []string{"/bin/true"} }}
+	all := []*archiver{nothing, b.oursArchives("s2", fast, p, true), b.peerArchives("lz4", 1, fast, p, true)}
+	columns := []column{}
+	for _, q := range []float64{0.5, 0.9, 0.99, 1} {
+		columns = append(columns, column{title: fmt.Sprintf("p%g ms", 100*q), format: "%.1f", figure: func(s sample) float64 { return quantile(s.each, q) }})
 	}
-	fmt.Printf("%d WAL segments of 16 MiB, medians of %d interleaved runs; two processes or workers each; S3 over TLS on the same machine\n", len(b.names), b.runs)
+	table(os.Stdout, "One call of archive_command, four a second", interleaved(b, "hook", all, func(a *archiver) sample {
+		nothing.scratch = b.run.Mkdir(lab.User1, 0o700, "nothing")
+		return b.push(a, 250*time.Millisecond)
+	}), columns)
 }
 
 var redo = regexp.MustCompile(`(?m)^(\S+ \S+) UTC \[\d+\] LOG:  redo (starts|done) at`)
@@ -97,6 +89,9 @@ func (b *bench) replay(a *archiver) (s sample) {
 			command += arg + " "
 		}
 		command += `archive-get %f %p`
+		if len(b.glob(a.wal...)) == 0 {
+			b.push(a, 0)
+		}
 		end = b.start(a, dir)
 	}
 	settle()
@@ -136,7 +131,7 @@ var latency = regexp.MustCompile(`latency average = ([0-9.]+) ms`)
 func (b *bench) commits(p *place) {
 	b.Helper()
 	pg := lab.StartPostgres(b, lab.PGOptions{NoStart: true, Conf: map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "1h"}})
-	a := b.oursAhead("s2", fast, p)
+	a := b.oursArchives("s2", fast, p, true)
 	command := ""
 	for _, arg := range a.command(pg.DataDir) {
 		command += arg + " "

@@ -15,10 +15,10 @@ import (
 // replayed on. It may be kept for the next benchmark: making it takes minutes.
 func (b *bench) makeFeed(segments int) {
 	b.Helper()
-	if b.kept == "" {
-		b.kept = b.run.Mkdir(lab.User1, 0o700, "feed")
+	if b.keptFeed == "" {
+		b.keptFeed = b.run.Mkdir(lab.User1, 0o700, "feed")
 	}
-	b.feed = b.kept
+	b.feed = b.keptFeed
 	if _, err := os.Stat(filepath.Join(b.feed, "complete")); err != nil {
 		b.recordFeed(segments)
 	}
@@ -42,7 +42,7 @@ func (b *bench) recordFeed(segments int) {
 		argv := []string{pg.Bin("pgbench"), "-h", pg.SocketDir, "-p", fmt.Sprint(pg.Port), "-U", "postgres"}
 		b.run.Must(lab.User1, append(append(argv, args...), "postgres")...)
 	}
-	bench("-i", "-q", "-s", fmt.Sprint(b.scale))
+	bench("-i", "-q", "-s", fmt.Sprint(min(b.scale, 30)))
 	pg.Exec("select pg_switch_wal()")
 	b.run.Must(lab.User1, pg.Bin("pg_basebackup"), "-h", pg.SocketDir, "-p", fmt.Sprint(pg.Port), "-U", "postgres",
 		"-D", b.feed+"/base", "-X", "none", "-c", "fast", "--no-sync")

@@ -1,5 +1,5 @@
-// Command bench measures full backup, restore, archive-push and archive-get beside
-// pgBackRest and pg_basebackup, on one server and one machine, and prints tables.
+// Command bench measures full backup, restore and the archive of WAL beside pgBackRest,
+// pg_basebackup and Barman, on one server and one machine, and prints tables.
 //
 // Runs are interleaved: every contender once, then every contender again. Each
 // figure is the median of its runs.
@@ -18,26 +18,26 @@ import (
 
 func main() {
 	b := &bench{}
-	flag.IntVar(&b.scale, "scale", 30, "pgbench scale of the database; 1 is 15 MB")
+	flag.IntVar(&b.scale, "scale", 210, "pgbench scale of the database; 1 is 20 MB with the documents beside it")
 	flag.IntVar(&b.runs, "runs", 3, "runs of each contender")
-	flag.IntVar(&b.segments, "segments", 40, "WAL segments pushed and fetched in each run")
-	flag.StringVar(&b.kept, "feed", "", "directory to keep the WAL of the archive's tables in, or to take it from")
-	flag.StringVar(&b.only, "only", "", "tables to make, as a regular expression: backup, restore, push, get, ahead-file, ahead-s3, ahead-far, fetch, hook, replay, commit")
+	flag.IntVar(&b.segments, "segments", 142, "WAL segments pushed and fetched in each run")
+	flag.StringVar(&b.keptFeed, "feed", "", "directory to keep the WAL in, or to take it from")
+	flag.StringVar(&b.keptData, "data", "", "directory to keep the database in that is backed up, or to take it from")
+	flag.StringVar(&b.only, "only", "", "tables to make, as a regular expression: backup, restore, push, get, each with -file, -s3 or -far; ahead-file, ahead-s3, ahead-far, fetch, hook, replay, commit; prepare makes none")
 	inner := flag.Bool("loop", false, "be the archiver of a benchmark; for itself")
+	bound := flag.String("bound", "", "do the work of this file; for itself")
 	lock := flag.String("lock", "", "file to lock while a round is measured, so that other work on the machine can keep off")
 	flag.Parse()
-	if *inner {
-		if err := runLoop(); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
+	switch {
+	case *inner:
+		leave(runLoop())
+	case *bound != "":
+		leave(runBound(*bound))
 	}
 	if *lock != "" {
 		f, err := os.OpenFile(*lock, os.O_CREATE|os.O_RDWR, 0o666)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
+			leave(err)
 		}
 		b.lock = f
 	}
@@ -46,12 +46,19 @@ func main() {
 	}
 }
 
+func leave(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
 // bench is the harness's test.
 type bench struct {
-	scale, runs, segments int
-	lock                  *os.File
-	kept, only            string
-	client, peer, self    string // programs: pgha-wal, the latest pgBackRest, this one
+	scale, runs, segments    int
+	lock                     *os.File
+	keptFeed, keptData, only string
 
 	failed   bool
 	cleanups []func()
@@ -60,37 +67,44 @@ type bench struct {
 
 // measureAll prints a table for each work that is wanted.
 func (b *bench) measureAll() {
-	if b.wants("backup", "restore", "push", "get") {
-		b.measureOnce()
+	b.world = newWorld(b)
+	b.describe(os.Stdout)
+	for _, name := range []string{"file", "s3", "far"} {
+		if b.wants("backup-"+name, "restore-"+name) || b.only == "prepare" {
+			b.measureFull(name)
+		}
 	}
-	if b.wants("ahead-file", "ahead-s3", "ahead-far", "fetch", "hook", "replay", "commit") {
-		b.measureArchive()
+	if b.pg != nil {
+		b.pg.Stop("fast")
 	}
+	b.measureWAL()
 }
 
 func (b *bench) wants(works ...string) bool {
-	return slices.ContainsFunc(works, regexp.MustCompile("^(?:"+b.only+")$|^$").MatchString) || b.only == ""
+	if b.only == "" {
+		return true
+	}
+	return slices.ContainsFunc(works, regexp.MustCompile("^(?:"+b.only+")$").MatchString)
 }
 
-// measureOnce is for the commands alone, without a daemon.
-func (b *bench) measureOnce() {
-	b.world = newWorld(b)
-	all := b.contenders()
-	b.describe(os.Stdout)
-	for _, w := range []struct {
-		name, title string
-		all         []*contender
-		once        func(*contender) sample
-		columns     []column
-	}{
-		{"backup", "Full backup", all, b.backup, runColumns(true)},
-		{"restore", "Restore, to durable files", all, b.restore, runColumns(false)},
-		{"push", "WAL push, one process for each segment", archivers(all), b.push, walColumns(b.segments, true)},
-		{"get", "WAL get, one process for each segment", archivers(all), b.get, walColumns(b.segments, false)},
-	} {
-		if b.wants(w.name) {
-			table(os.Stdout, w.title, interleaved(b, w.name, w.all, w.once), w.columns)
-		}
+// measureFull is for full backups and restores in one place.
+func (b *bench) measureFull(name string) {
+	if b.pg == nil {
+		b.openData()
+	}
+	if b.only == "prepare" {
+		return
+	}
+	p := b.at(name)
+	all := b.contenders(p)
+	if b.wants("backup-" + name) {
+		table(os.Stdout, "Full backup, "+p.title(), interleaved(b, "backup-"+name, all, b.backup), runColumns(p, true))
+	}
+	if b.wants("restore-" + name) {
+		table(os.Stdout, "Restore, "+p.title()+", to durable files", interleaved(b, "restore-"+name, all, b.restore), runColumns(p, false))
+	}
+	for _, c := range all {
+		b.clear(c.backups...)
 	}
 }
 

@@ -27,14 +27,6 @@ type sample struct {
 	requests int // that the store had
 }
 
-// add counts another process of the same run.
-func (s *sample) add(other sample) {
-	s.wall += other.wall
-	s.cpu += other.cpu
-	s.rss = max(s.rss, other.rss)
-	s.each = append(s.each, other.wall)
-}
-
 // measured runs a command as the server's user and says what it cost. A small program
 // stands between, because the kernel counts into a child's peak memory that of the
 // process which forked it.

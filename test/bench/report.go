@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -54,22 +52,25 @@ func both(s sample) float64   { return (s.cpu + s.server).Seconds() }
 func stored(s sample) float64 { return float64(s.stored) / 1e6 }
 func memory(s sample) float64 { return float64(s.rss) / (1 << 20) }
 
-func runColumns(stores bool) []column {
+func runColumns(p *place, stores bool) []column {
 	columns := []column{
 		{title: "wall s", format: "%.2f", figure: wall, ratio: true},
-		{title: "CPU s", format: "%.2f", figure: cpu, ratio: !stores},
+		{title: "CPU s", format: "%.2f", figure: cpu, ratio: true},
 	}
 	if stores {
-		columns = append(columns, column{title: "CPU s with server", format: "%.2f", figure: both, ratio: true})
+		columns = append(columns, column{title: "with server", format: "%.2f", figure: both, ratio: true})
 	}
 	columns = append(columns, column{title: "RSS MiB", format: "%.0f", figure: memory})
 	if stores {
 		columns = append(columns, column{title: "stored MB", format: "%.1f", figure: stored, ratio: true})
 	}
+	if p.proxy != nil {
+		columns = append(columns, column{title: "requests", format: "%.0f", figure: func(s sample) float64 { return float64(s.requests) }})
+	}
 	return columns
 }
 
-func walColumns(segments int, stores bool) []column {
+func walColumns(p *place, segments int, stores bool) []column {
 	columns := []column{
 		{title: "MiB/s", format: "%.0f", figure: func(s sample) float64 { return float64(16*segments) / s.wall.Seconds() }, ratio: true, more: true},
 		{title: "p50 ms", format: "%.1f", figure: func(s sample) float64 { return quantile(s.each, 0.50) }},
@@ -80,10 +81,16 @@ func walColumns(segments int, stores bool) []column {
 	if stores {
 		columns = append(columns, column{title: "stored MB", format: "%.1f", figure: stored, ratio: true})
 	}
+	if p.proxy != nil {
+		columns = append(columns, column{title: "requests/segment", format: "%.2f", figure: func(s sample) float64 { return float64(s.requests) / float64(segments) }})
+	}
 	return columns
 }
 
 func quantile(each []time.Duration, q float64) float64 {
+	if len(each) == 0 {
+		return 0
+	}
 	sorted := slices.Sorted(slices.Values(each))
 	return 1000 * sorted[int(q*float64(len(sorted)-1)+0.5)].Seconds()
 }
@@ -113,7 +120,9 @@ func table(w io.Writer, title string, results []result, columns []column) {
 		for _, c := range columns {
 			v := r.median(c.figure)
 			cell := fmt.Sprintf(c.format, v)
-			if peer := best(results, c, r.contender.class); c.ratio && peer > 0 && !r.contender.peer {
+			if v == 0 {
+				cell = ""
+			} else if peer := best(results, c, r.contender.class); c.ratio && peer > 0 && !r.contender.peer {
 				cell += fmt.Sprintf(" (%.2f×)", v/peer)
 			}
 			row = append(row, cell)
@@ -155,14 +164,9 @@ func (b *bench) describe(w io.Writer) {
 		}
 	}
 	fmt.Fprintf(w, "%d × %s, %s\n", runtime.NumCPU(), model, strings.TrimSpace(b.run.Must(lab.User1, "uname", "-sr")))
-	for _, argv := range [][]string{{b.pg.Bin("postgres"), "--version"}, {"/usr/bin/pgbackrest", "version"}, {b.program, "version"}} {
-		out, err := exec.Command(argv[0], argv[1:]...).Output()
-		b.must(err)
-		first, _, _ := bytes.Cut(out, []byte("\n"))
-		fmt.Fprintf(w, "%s\n", first)
+	for _, argv := range [][]string{{lab.BinDir(b, 15) + "/postgres", "--version"}, {b.peer, "version"}, {b.program, "version"}} {
+		fmt.Fprint(w, b.run.Must(lab.User1, argv...))
 	}
-	fmt.Fprintf(w, "%.0f MB in PGDATA without WAL (pgbench scale %d, checksums, warm cache), %d WAL segments of 16 MiB, medians of %d interleaved runs\n",
-		float64(b.bytes)/1e6, b.scale, b.segments, b.runs)
-	fmt.Fprintln(w, "In brackets: the ratio to the best peer of the same class, zstd or lz4/s2; peers write to files only.")
-	fmt.Fprintln(w, "RSS is the largest process of the command, not the sum of all.")
+	fmt.Fprint(w, b.barmanVersion())
+	fmt.Fprintf(w, "pgbench scale %d, documents and checksums, warm cache; %d WAL segments of 16 MiB; medians of %d interleaved runs\n", b.scale, b.segments, b.runs)
 }

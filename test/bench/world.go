@@ -3,72 +3,41 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/test/lab"
 )
 
-// world is the server that is backed up, the store, and real WAL to push.
+// world is the server that is backed up, the stores, and real WAL to push.
 type world struct {
-	run     *lab.Run
-	s3      *lab.S3
-	pg      *lab.Postgres
-	program string
-	current string // file that names the archive command of the moment
+	run               *lab.Run
+	cache             string
+	program, client   string // pgha-backup, pgha-wal
+	peer, self        string // the latest pgBackRest, this program
+	archiver, current string // what archive_command runs; the file that names the command of the moment
+	places            map[string]*place
 
-	feed  string   // a data directory with nothing but WAL
-	names []string // its segments
-	bytes int64    // size of the server's data directory, without WAL
+	pg    *lab.Postgres // once it is wanted
+	bytes int64         // size of its data directory, without WAL
+	feed  string        // a data directory with nothing but WAL
+	names []string      // its segments
 }
 
 func newWorld(b *bench) *world {
-	w := &world{run: lab.RunOf(b)}
+	w := &world{run: lab.RunOf(b), cache: "/var/cache/pgha-backup", places: map[string]*place{}}
 	b.world = w
-	w.s3, w.program = lab.StartS3(b, lab.S3Options{}), w.run.Build("pgha-backup")
-	w.current = w.run.WriteFile(lab.User1, 0o644, "/bin/true", "current")
-	archiver := w.run.WriteFile(lab.User1, 0o755, fmt.Sprintf("#!/bin/sh\nexec $(cat %s) \"$1\"\n", w.current), "pgha-backup-or-pgbackrest")
-	w.pg = lab.StartPostgres(b, lab.PGOptions{Conf: map[string]string{
-		"archive_mode": "on", "archive_command": archiver + " %p", "wal_level": "replica", "fsync": "off",
-		"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "1h", "autovacuum": "off"}})
-	b.Logf("loading pgbench at scale %d", b.scale)
-	w.pgbench("-i", "-q", "-s", fmt.Sprint(b.scale))
-	b.collectWAL()
-	w.pg.Exec("CHECKPOINT")
-	w.bytes = b.size(w.pg.DataDir) - b.size(filepath.Join(w.pg.DataDir, "pg_wal"))
-	w.run.Must(lab.User1, "/bin/sh", "-c", "find "+w.pg.DataDir+" -type f -exec cat {} + >/dev/null")
-	return w
-}
-
-func (w *world) pgbench(args ...string) {
-	argv := []string{w.pg.Bin("pgbench"), "-h", w.pg.SocketDir, "-p", fmt.Sprint(w.pg.Port), "-U", "postgres"}
-	w.run.Must(lab.User1, append(append(argv, args...), "postgres")...)
-}
-
-// collectWAL keeps the segments that an OLTP workload writes between checkpoints.
-func (b *bench) collectWAL() {
-	b.Helper()
-	b.feed = b.run.Mkdir(lab.User1, 0o700, "feed")
-	dir := b.run.Mkdir(lab.User1, 0o700, "feed", "pg_wal")
-	keep := b.run.WriteFile(lab.User1, 0o755, fmt.Sprintf("#!/bin/sh\ncase $1 in *.*) exit 0 ;; esac\nexec cp \"$1\" %s/\n", dir), "keep")
-	b.archiveWith(keep)
-	for len(b.names) < b.segments+1 {
-		b.pg.Exec("CHECKPOINT") // so that whole pages come again
-		b.pgbench("-n", "-c", "4", "-j", "2", "-T", "2")
-		b.names = nil
-		for _, path := range b.glob(filepath.Join(dir, "*")) {
-			b.names = append(b.names, filepath.Base(path))
-		}
-		b.Logf("%d of %d segments", min(len(b.names), b.segments), b.segments)
+	if cache := os.Getenv("PGHA_CACHE"); cache != "" {
+		w.cache = cache
 	}
-	b.switchWAL()
-	b.archiveWith("/bin/true")
-	slices.Sort(b.names)
-	b.names = b.names[1 : b.segments+1] // the first began before the workload
-	data := b.pg.DataDir
-	b.run.Must(lab.User1, "/bin/sh", "-ec", fmt.Sprintf("mkdir %[2]s/global; cp %[1]s/global/pg_control %[2]s/global/; cp %[1]s/PG_VERSION %[2]s/", data, b.feed))
+	w.program, w.client, w.peer = w.run.Build("pgha-backup"), w.run.Build("pgha-wal"), w.cache+"/pgbackrest/usr/bin/pgbackrest"
+	self, err := os.Executable()
+	b.must(err)
+	w.self = w.run.Path("bench")
+	w.run.Must("root", "install", "-m", "755", self, w.self)
+	w.current = w.run.WriteFile(lab.User1, 0o644, "/bin/true", "current")
+	w.archiver = w.run.WriteFile(lab.User1, 0o755, fmt.Sprintf("#!/bin/sh\nexec $(cat %s) \"$1\"\n", w.current), "pgha-backup-or-pgbackrest")
+	return w
 }
 
 // archiveWith sets what the server's archiver runs from now on; the path of the

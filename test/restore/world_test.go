@@ -133,7 +133,7 @@ func (w *world) restore(args ...string) result {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), 3*time.Minute)
 	defer cancel()
-	cmd := w.command(ctx, append([]string{"restore", "--format", "json"}, args...)...)
+	cmd := w.command(ctx, append([]string{"restore", "--format", "json", "--verify-files"}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
