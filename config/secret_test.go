@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -123,5 +124,35 @@ func TestRepositoryBesideTheData(t *testing.T) {
 	}
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "is on the same filesystem as the data directory "+dir) {
 		t.Error(c.Warnings)
+	}
+}
+
+// A secret that everybody can read is told of, in the file itself and in credentials_file.
+func TestReadableByAll(t *testing.T) {
+	dir := t.TempDir()
+	text := "cluster: {scope: main, data_dir: /d, member: n1}\nrepositories:\n  - {name: a, type: s3, s3: {endpoint: 'https://s3', bucket: b, region: r"
+	keys := filepath.Join(dir, "keys")
+	for _, c := range []struct {
+		name, rest string
+		mode       os.FileMode
+		want       []string
+	}{
+		{"literal", ", access_key: a, secret_key: b}}\n", 0o644, []string{"/literal holds secrets"}},
+		{"private", ", access_key: a, secret_key: b}}\n", 0o640, nil},
+		{"elsewhere", ", credentials_file: " + keys + "}}\n", 0o644, []string{"/keys holds secrets"}},
+	} {
+		path := filepath.Join(dir, c.name)
+		if err := errors.Join(os.WriteFile(path, []byte(text+c.rest), c.mode), os.WriteFile(keys, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := load(path, nil)
+		if err != nil || len(got.Warnings) != len(c.want) {
+			t.Fatalf("%s: %v, %q", c.name, err, got.Warnings)
+		}
+		for i, want := range c.want {
+			if !strings.Contains(got.Warnings[i], want) {
+				t.Errorf("%s: %q, want %q", c.name, got.Warnings[i], want)
+			}
+		}
 	}
 }

@@ -173,6 +173,7 @@ func (k *checker) s3(at string, s S3) {
 		if _, err := os.Stat(s.CredentialsFile); err != nil {
 			k.warn("%s.credentials_file: %v: no request can be made before it is there", at, err)
 		}
+		k.warnReadable(s.CredentialsFile)
 	}
 	if s.Encryption != "" {
 		k.oneOf(at+".server_side_encryption", s.Encryption, "AES256", "aws:kms")

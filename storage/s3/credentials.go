@@ -34,7 +34,7 @@ func chain(o Options) (p credentials.Provider, lasting bool, err error) {
 	case k.Access != "":
 		return &credentials.Static{Value: value(k)}, true, nil
 	case o.CredentialsFile != "":
-		return &first{from: []credentials.Provider{&credentials.FileAWSCredentials{Filename: o.CredentialsFile, Profile: o.Profile}}, named: true}, false, nil
+		return &first{from: []credentials.Provider{&credentials.FileAWSCredentials{Filename: o.CredentialsFile, Profile: o.Profile}}, name: o.CredentialsFile + ": "}, false, nil
 	}
 	role := &credentials.IAM{} // web identity, container role or instance role
 	web := os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE")
@@ -46,7 +46,11 @@ func chain(o Options) (p credentials.Provider, lasting bool, err error) {
 		role.Endpoint = os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT")
 	}
 	shared := &credentials.FileAWSCredentials{Profile: o.Profile}
-	return &first{from: []credentials.Provider{&credentials.EnvAWS{}, shared, role}, named: web != "" || container != ""}, false, nil
+	f := &first{from: []credentials.Provider{&credentials.EnvAWS{}, shared, role}}
+	if web != "" || container != "" {
+		f.name = "of the environment: "
+	}
+	return f, false, nil
 }
 
 func value(k Keys) credentials.Value {
@@ -75,9 +79,9 @@ func (a *asked) RetrieveWithCredContext(*credentials.CredContext) (credentials.V
 // first is the first source that has any, from then on alone: minio-go's own chain goes
 // on without any when a source fails, and the store's refusal of that would be final.
 type first struct {
-	from  []credentials.Provider
-	named bool // somebody named the source: that it fails is trouble
-	used  credentials.Provider
+	from []credentials.Provider
+	name string // somebody named the source: that it fails is trouble
+	used credentials.Provider
 }
 
 func (f *first) IsExpired() bool { return f.used == nil || f.used.IsExpired() }
@@ -98,8 +102,8 @@ func (f *first) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		}
 		all = append(all, err)
 	}
-	err := fmt.Errorf("%w: %w", errNoCredentials, errors.Join(all...))
-	if f.used == nil && !f.named {
+	err := fmt.Errorf("%w: %s%w", errNoCredentials, f.name, errors.Join(all...))
+	if f.used == nil && f.name == "" {
 		err = fmt.Errorf("%w: %w", storage.ErrDenied, err)
 	}
 	return credentials.Value{}, err
