@@ -14,7 +14,7 @@ AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=GOFLAGS,GOTOOLCH
 UNIT     = $$(go list ./... | grep -v '/test/')
 FUZZTIME ?= 10s
 
-.PHONY: help build demo demo-clean test unit check bench campaign campaign-members campaign-gap campaign-backlog campaign-flips campaign-crash campaign-oddities fuzz deps clean
+.PHONY: help build demo demo-clean test unit check bench campaign campaign-members campaign-gap campaign-backlog campaign-flips campaign-crash campaign-oddities campaign-store fuzz deps clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 26
@@ -30,7 +30,10 @@ build: deps ## bin/pgha-backup and its companions
 demo: build ## a cluster, a backup, a disaster and the way back, told as a story
 	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
 
-demo-clean: ## remove what a demo that was kept has left
+demo-campaign-store: build ## the store killed around every request, and FoundationDB's weather; STORE='-rounds 100 -weather 2 -seed 7' for less
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 6h -v -run '^TestCampaignStore$$' ./test/torture/store -args $(STORE)
+
+clean: ## remove what a demo that was kept has left
 	@$(AS_ROOT)test/demo/clean.sh
 
 unit: deps
@@ -41,7 +44,7 @@ test: build unit ## unit tests, then end-to-end tests on real servers
 
 check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
 	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
-	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e ./test/members ./test/backlog ./test/flips ./test/torture ./test/oddities
+	@$(WITH_GO) go vet ./... && go vet -tags campaign ./test/e2e ./test/members ./test/backlog ./test/flips ./test/torture ./test/torture/store ./test/oddities
 	@$(WITH_GO) staticcheck ./...
 	@shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' .ci/run)
 	@$(WITH_GO) go test -count=1 ./internal/arch

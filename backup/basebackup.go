@@ -175,7 +175,7 @@ func (u *unpacker) entry(ctx context.Context, entry catalog.Entry, kind byte, in
 	case kind != tar.TypeDir && kind != tar.TypeReg:
 		return fmt.Errorf("an entry of type %q is neither file nor directory", kind)
 	}
-	if err := u.room(ctx); err != nil {
+	if err := u.room(ctx, entry.Size); err != nil {
 		return err
 	}
 	if kind == tar.TypeDir {
@@ -188,9 +188,9 @@ func (u *unpacker) entry(ctx context.Context, entry catalog.Entry, kind byte, in
 	}, u.checker(ctx, name), u.buffer)
 }
 
-// room makes sure that there is a pack to write into.
-func (u *unpacker) room(ctx context.Context) (err error) {
-	if u.pack != nil && u.pack.Plain() >= u.packSize {
+// room makes sure that there is a pack to write an entry of so many bytes into.
+func (u *unpacker) room(ctx context.Context, size int64) (err error) {
+	if u.pack != nil && (u.pack.Plain() >= u.packSize || !u.pack.Room(size)) {
 		err = u.end(ctx)
 	}
 	if err == nil && u.pack == nil {

@@ -91,6 +91,22 @@ func TestUnpack(t *testing.T) {
 	}
 }
 
+// A file that would not go into the parts of the pack that is open begins one of its own.
+func TestUnpackLarge(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []tar.Header{{Name: "base/", Typeflag: tar.TypeDir, Mode: 0o700}, {Name: "base/core", Mode: 0o600, Size: 100 << 30}} {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, _ := testCopier(t)
+	err := newUnpacker(c).volume(t.Context(), &b)
+	if err == nil || err.Error() != "back up base/core: at offset 0: unexpected EOF" || len(c.packs) != 2 {
+		t.Errorf("%d packs, %v", len(c.packs), err)
+	}
+}
+
 func TestUnpackRefuses(t *testing.T) {
 	whole := archiveOf(t, "base/", "", "base/1", "content")
 	for name, c := range map[string]struct {

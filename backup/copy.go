@@ -68,7 +68,7 @@ func (c *copier) work(ctx context.Context, q *queue) (err error) {
 	volume := uint32(0)
 	for {
 		it, ok := q.next(volume)
-		if pack != nil && (!ok || it.tablespace != volume || pack.Plain() >= c.packSize) {
+		if pack != nil && (!ok || it.tablespace != volume || pack.Plain() >= c.packSize || !pack.Room(it.size)) {
 			if err := c.close(ctx, pack); err != nil {
 				return err
 			}

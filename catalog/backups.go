@@ -117,12 +117,18 @@ func (r *Repository) document(ctx context.Context, m Manifest, name string, want
 	if want.Size > maxStored {
 		return nil, fmt.Errorf("%s: %w", key, errTooLong)
 	}
-	data, err := storage.ReadAll(ctx, r.bucket, key, want.Size)
+	var data []byte
+	err := Twice(func() (err error) {
+		if data, err = storage.ReadAll(ctx, r.bucket, key, want.Size); err != nil {
+			return fmt.Errorf("read %s: %w", key, err)
+		}
+		if got := hexSHA256(data); got != want.SHA256 {
+			return fmt.Errorf("%s: %w: sha256 is %s, the manifest says %s", key, codec.ErrCorrupt, got, want.SHA256)
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
-	}
-	if got := hexSHA256(data); got != want.SHA256 {
-		return nil, fmt.Errorf("%s: %w: sha256 is %s, the manifest says %s", key, codec.ErrCorrupt, got, want.SHA256)
+		return nil, err
 	}
 	plain, err := codec.NewReader(codec.Zstd, bytes.NewReader(data))
 	if err != nil {

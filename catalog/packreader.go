@@ -44,6 +44,14 @@ func (b *Backup) OpenPack(ctx context.Context, i int) (*PackReader, error) {
 	r := &PackReader{pack: pack, info: info, volume: volumeOf(info.Name)}
 	r.frames = frameReader{body: body, decoder: decoder, lengths: pack.Frames, left: info.Plain, sum: sha256.New(),
 		plain: make([]byte, FrameSize)}
+	r.frames.again = func(offset int64, stored []byte) error {
+		body, err := b.repository.bucket.Get(ctx, key, storage.Span{Offset: offset, Length: int64(len(stored))})
+		if err == nil {
+			_, err = io.ReadFull(body, stored)
+			err = errors.Join(err, body.Close())
+		}
+		return err
+	}
 	r.tar = tar.NewReader(&r.frames)
 	return r, nil
 }
@@ -175,9 +183,12 @@ func unexpected(err error) error {
 	return err
 }
 
-// frameReader decodes a pack's frames one after another.
+// frameReader decodes a pack's frames one after another. A damaged one is read again
+// alone: what came before it has been handed out.
 type frameReader struct {
 	body    io.ReadCloser
+	again   func(offset int64, stored []byte) error
+	offset  int64 // of the next frame in the pack
 	decoder *codec.Decoder
 	lengths []int
 	left    int64 // plaintext still in frames not read
@@ -207,12 +218,19 @@ func (f *frameReader) take(n int64) ([]byte, error) {
 		if _, err := io.ReadFull(f.body, f.stored); err != nil {
 			return nil, fmt.Errorf("read: %w", unexpected(err))
 		}
-		f.sum.Write(f.stored)
 		f.unread = f.plain[:min(f.left, FrameSize)]
-		if err := f.decoder.DecodeFrame(f.unread, f.stored); err != nil {
+		err := f.decoder.DecodeFrame(f.unread, f.stored)
+		if errors.Is(err, codec.ErrCorrupt) {
+			if err = f.again(f.offset, f.stored); err == nil {
+				err = f.decoder.DecodeFrame(f.unread, f.stored)
+			}
+		}
+		if err != nil {
 			f.unread = nil
 			return nil, err
 		}
+		f.sum.Write(f.stored)
+		f.offset += int64(length)
 		f.left -= int64(len(f.unread))
 		f.lengths = f.lengths[1:]
 	}

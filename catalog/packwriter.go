@@ -78,6 +78,9 @@ func (w *PackWriter) Begin(e Entry) error {
 	if err := checkPath(e.Path, w.volume); err != nil {
 		return err
 	}
+	if w.frames.written == 0 {
+		w.frames.out.Expect(e.Size + e.Size/20)
+	}
 	header := &tar.Header{Name: tarName(e.Path, w.volume), Typeflag: tar.TypeReg, Mode: int64(e.Mode),
 		Size: e.Size, ModTime: e.Modified.Truncate(1e9)}
 	if e.Kind == Dir {
@@ -120,6 +123,12 @@ func (w *PackWriter) End() (Entry, error) {
 
 // Plain is how many bytes of tar the pack holds so far.
 func (w *PackWriter) Plain() int64 { return w.frames.written }
+
+// Room tells whether an entry of so many bytes goes in without more parts than every
+// store takes, should nothing of it be compressible. The first one always does.
+func (w *PackWriter) Room(size int64) bool {
+	return w.frames.written == 0 || w.frames.written+size < w.frames.out.Limit()/20*19
+}
 
 // Close stores the pack whole and durably.
 func (w *PackWriter) Close() (Pack, PackInfo, error) {

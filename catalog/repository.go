@@ -174,16 +174,28 @@ func names(ctx context.Context, bucket storage.Bucket, root, after storage.Key) 
 	}
 }
 
+// Twice reads again what was damaged: a bit may have turned on the way. What is damaged
+// in the store is so both times.
+func Twice(read func() error) error {
+	err := read()
+	if errors.Is(err, codec.ErrCorrupt) {
+		err = read()
+	}
+	return err
+}
+
 // readDocument reads a JSON document of at most limit bytes.
 func (r *Repository) readDocument(ctx context.Context, key storage.Key, limit int64, v any) error {
-	data, err := storage.ReadAll(ctx, r.bucket, key, limit)
-	if errors.Is(err, storage.ErrSpoiled) {
-		return fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
-	}
-	if err != nil {
-		return err
-	}
-	return decodeDocument(string(key), data, v)
+	return Twice(func() error {
+		data, err := storage.ReadAll(ctx, r.bucket, key, limit)
+		if errors.Is(err, storage.ErrSpoiled) {
+			return fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
+		}
+		if err != nil {
+			return err
+		}
+		return decodeDocument(string(key), data, v)
+	})
 }
 
 // decodeDocument looks at the format first: a newer one may differ in everything else.

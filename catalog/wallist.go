@@ -130,14 +130,18 @@ func (r *Repository) leftBehind(ctx context.Context, s postgres.Segment) (bool, 
 }
 
 func (r *Repository) history(ctx context.Context, tli postgres.TimelineID) (postgres.TimelineHistory, error) {
-	var text bytes.Buffer
-	if _, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text); err != nil {
-		return postgres.TimelineHistory{}, err
-	}
-	h, err := postgres.ParseTimelineHistory(tli, text.Bytes())
-	if err != nil {
-		err = fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
-	}
+	var h postgres.TimelineHistory
+	err := Twice(func() error {
+		var text bytes.Buffer
+		_, err := r.GetWAL(ctx, postgres.HistoryFile(tli), &text)
+		if err != nil {
+			return err
+		}
+		if h, err = postgres.ParseTimelineHistory(tli, text.Bytes()); err != nil {
+			err = fmt.Errorf("%w: %w", codec.ErrCorrupt, err)
+		}
+		return err
+	})
 	return h, err
 }
 

@@ -158,22 +158,22 @@ func (p *walPacker) pack(plain []byte) ([][]byte, error) {
 }
 
 // encodeWAL makes the stored object. With a dst it is made there, one frame after the other.
-func encodeWAL(dst []byte, described <-chan WALObject, plain []byte, options Options) (o WALObject, out []byte, err error) {
+func encodeWAL(dst []byte, o WALObject, plain []byte, options Options) ([]byte, error) {
 	p := newWALPacker(options)
+	out, err := p.header(dst[:0], o, 0) // as long as it will be
+	if err != nil {
+		return nil, err
+	}
 	if dst == nil {
 		frames, err := p.pack(plain)
-		if o = <-described; err == nil {
-			out, err = p.header(nil, o, storedCRC(0, frames...))
+		if err == nil {
+			out, err = p.header(out[:0], o, storedCRC(0, frames...))
 		}
-		return o, slices.Concat(append([][]byte{out}, frames...)...), err
-	}
-	o = <-described
-	if out, err = p.header(dst[:0], o, 0); err != nil { // as long as it will be
-		return o, nil, err
+		return slices.Concat(append([][]byte{out}, frames...)...), err
 	}
 	encoder, err := p.encoders.Encoder(p.name, p.level)
 	if err != nil {
-		return o, nil, err
+		return nil, err
 	}
 	defer p.encoders.Release(encoder)
 	header := len(out)
@@ -183,7 +183,7 @@ func encodeWAL(dst []byte, described <-chan WALObject, plain []byte, options Opt
 	if err == nil {
 		_, err = p.header(out[:0], o, storedCRC(0, out[header:]))
 	}
-	return o, out, err
+	return out, err
 }
 
 // storedCRC goes on with a checksum.

@@ -65,9 +65,8 @@ type PackedWAL struct {
 // that is packed alone takes up to four processors. With a dst it is made there, as far
 // as that has room, by one: for who packs several at once.
 func (r *Repository) PackWAL(dst []byte, file postgres.WALFile, plain []byte, facts *postgres.SegmentFacts) (PackedWAL, error) {
-	described := make(chan WALObject, 1) // its hash takes as long as the fastest codec
-	go func() { described <- r.Describe(file, plain, facts) }()
-	ours, body, err := encodeWAL(dst, described, plain, r.options)
+	ours := r.Describe(file, plain, facts)
+	body, err := encodeWAL(dst, ours, plain, r.options)
 	return PackedWAL{file, ours, body}, err
 }
 

@@ -101,8 +101,8 @@ const (
 	Emulate  = "emulate"
 )
 
-// S3 is a bucket in an S3 store. Without an access key the usual chain is asked:
-// AWS_* variables, the shared credentials file, web identity or instance role.
+// S3 is a bucket in an S3 store. Without an access key credentials_file holds, else the
+// usual chain: AWS_* variables, ~/.aws, web identity or instance role.
 type S3 struct {
 	Endpoint        string `yaml:"endpoint"` // https://host[:port]
 	Bucket          string `yaml:"bucket"`
@@ -116,6 +116,9 @@ type S3 struct {
 	PathStyle       string `yaml:"path_style"` // auto, path or virtual
 	CAFile          string `yaml:"ca_file"`
 	TLS             string `yaml:"tls"` // on, or off for a plain http endpoint
+	// Encryption is what the store is asked for with each object: AES256 or aws:kms.
+	Encryption string `yaml:"server_side_encryption"`
+	KMSKeyID   string `yaml:"kms_key_id"` // the store's own key if empty
 }
 
 // File is a directory, which must exist: a missing one may be a filesystem that is

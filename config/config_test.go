@@ -41,7 +41,7 @@ var broken = map[string][]string{
 	"twice":              {`6: log.level: given twice`},
 	"two-repositories":   {` repositories: 2 repositories are given; this version uses one`},
 	"unknown-key":        {`7: archive.pushtimeout: unknown key; known here are fill_after, full_below, get_batch, get_recovery_timeout, get_rewind_timeout, get_standby_timeout, keep_on_standby, lost_after, on_full, push_ahead, push_timeout, spool`},
-	"unknown-nested-key": {`7: repositories[0].s3.bukket: unknown key; known here are access_key, bucket, ca_file, credentials_file, endpoint, path_style, prefix, profile, region, secret_key, session_token, tls`},
+	"unknown-nested-key": {`7: repositories[0].s3.bukket: unknown key; known here are access_key, bucket, ca_file, credentials_file, endpoint, kms_key_id, path_style, prefix, profile, region, secret_key, server_side_encryption, session_token, tls`},
 	"unknown-top-key":    {`1: clusters: unknown key; known here are archive, backup, cluster, daemon, log, patroni, repositories, retention, schedules`},
 	"unknown-type":       {`2: repositories[0].type: "ftp" is not one of s3, file`},
 	"values": {`2: repositories[0].codec: codec "lz4": want zstd, s2 or none`,

@@ -67,12 +67,14 @@ func (c *Config) override(environ []string) (problems []string) {
 }
 
 func (c *Config) secretFile(path string) (Secret, error) {
-	data, err := readFile(path)
+	text, err := Secret{file: path}.Again()
 	if err != nil {
 		return Secret{}, fmt.Errorf("%s: %w", path, err)
 	}
 	c.warnReadable(path)
-	return NewSecret(strings.TrimRight(string(data), "\r\n")), nil
+	secret := NewSecret(text)
+	secret.file = path
+	return secret, nil
 }
 
 // warnReadable warns of a file with secrets that others can read.

@@ -67,6 +67,13 @@ func TestSecretsFromTheEnvironment(t *testing.T) {
 	if s.AccessKey.Reveal() != "AKIA" || s.SecretKey.Reveal() != "from a file" || s.SessionToken.Reveal() != "seen by all" || s.Bucket != "c" {
 		t.Errorf("%+v", s)
 	}
+	write("key", 0o600, "replaced\n")
+	if now, err := s.SecretKey.Again(); now != "replaced" || err != nil || !s.SecretKey.FromFile() || s.AccessKey.FromFile() {
+		t.Errorf("%q, %v", now, err)
+	}
+	if now, err := s.AccessKey.Again(); now != "AKIA" || err != nil {
+		t.Errorf("%q, %v", now, err)
+	}
 	all := strings.Join(c.Warnings, "\n")
 	for _, want := range []string{open + " holds secrets and everybody can read it (mode 0644); chmod 0640 it",
 		"environment variable PGHA_BACKUP_S3_BUKKET is not one of ours", "PGHA_BACKUP_S3_REGION_FILE is not one of ours"} {

@@ -171,9 +171,13 @@ func (k *checker) s3(at string, s S3) {
 	k.absolute(at+".credentials_file", s.CredentialsFile)
 	if s.CredentialsFile != "" {
 		if _, err := os.Stat(s.CredentialsFile); err != nil {
-			k.warn("%s.credentials_file: %v: requests go out without it", at, err)
+			k.warn("%s.credentials_file: %v: no request can be made before it is there", at, err)
 		}
 	}
+	if s.Encryption != "" {
+		k.oneOf(at+".server_side_encryption", s.Encryption, "AES256", "aws:kms")
+	}
+	k.want(s.KMSKeyID == "" || s.Encryption == "aws:kms", at+".kms_key_id", "given without server_side_encryption: aws:kms")
 }
 
 func (k *checker) directory(at, dir string) {

@@ -89,7 +89,10 @@ func durationText(d time.Duration) string {
 
 // Secret is a text that no printer shows: not fmt with any verb, not JSON, YAML or
 // slog, and not reflection over an unexported field that holds it.
-type Secret struct{ text *string }
+type Secret struct {
+	text *string
+	file string // where it came from, if from a file of its own
+}
 
 const redacted = "[redacted]"
 
@@ -98,7 +101,7 @@ func NewSecret(text string) Secret {
 	if text == "" {
 		return Secret{}
 	}
-	return Secret{&text}
+	return Secret{text: &text}
 }
 
 // Reveal is the text.
@@ -107,6 +110,18 @@ func (s Secret) Reveal() string {
 		return ""
 	}
 	return *s.text
+}
+
+// FromFile tells that it came from a file of its own, whose content may change.
+func (s Secret) FromFile() bool { return s.file != "" }
+
+// Again is the text as it is now: a file is read again.
+func (s Secret) Again() (string, error) {
+	if !s.FromFile() {
+		return s.Reveal(), nil
+	}
+	data, err := readFile(s.file)
+	return strings.TrimRight(string(data), "\r\n"), err
 }
 
 // IsZero tells that there is none.

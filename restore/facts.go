@@ -186,7 +186,16 @@ func (a *archive) segment(ctx context.Context, s postgres.Segment) (*io.SectionR
 		}
 		to = read.file
 	}
-	object, err := a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, catalog.AtMost(to, a.size))
+	var object catalog.WALObject
+	err := catalog.Twice(func() (err error) {
+		if buffer.Reset(); read.file != nil {
+			_, err = read.file.Seek(0, io.SeekStart)
+		}
+		if err == nil {
+			object, err = a.repo.GetWAL(ctx, postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, catalog.AtMost(to, a.size))
+		}
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s from the archive: %w", s, err), read.close())
 	}

@@ -13,6 +13,8 @@ const abortTimeout = 10 * time.Second
 const (
 	// MinPart is the smallest size in bytes of a part that is not the last.
 	MinPart = 5 << 20
+	// MaxParts is how many parts every store takes; AWS S3 takes ten times as many.
+	MaxParts = 1000
 	// DefaultPart is the part size in bytes of a Writer unless told otherwise.
 	DefaultPart = 16 << 20
 )
@@ -64,6 +66,18 @@ func NewWriter(ctx context.Context, b Bucket, key Key, opts WriterOptions) *Writ
 
 // Size is the number of bytes written so far.
 func (w *Writer) Size() int64 { return w.size }
+
+// Expect makes the parts large enough for an object of so many bytes, if nothing was
+// written yet.
+func (w *Writer) Expect(size int64) {
+	if w.size == 0 {
+		w.opts.PartSize = max(w.opts.PartSize, int((size+MaxParts-1)/MaxParts))
+		w.opts.Put.PartSize = w.opts.PartSize
+	}
+}
+
+// Limit is how many bytes fit into as many parts as every store takes.
+func (w *Writer) Limit() int64 { return MaxParts * int64(w.opts.PartSize) }
 
 func (w *Writer) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {

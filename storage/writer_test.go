@@ -50,6 +50,27 @@ func TestWriterRequests(t *testing.T) {
 	}
 }
 
+// What is expected is known before the first byte, or not at all: all parts but the last
+// have one size.
+func TestWriterExpects(t *testing.T) {
+	b := mem.New()
+	w := storage.NewWriter(t.Context(), b, "k", storage.WriterOptions{PartSize: part})
+	w.Expect(storage.MaxParts * part)
+	if w.Limit() != storage.MaxParts*part {
+		t.Error(w.Limit())
+	}
+	w.Expect(storage.MaxParts*part + 1)
+	want := w.Limit()
+	if want != storage.MaxParts*(part+1) {
+		t.Error(want)
+	}
+	err := write(w, 2*part)
+	w.Expect(9 * storage.MaxParts * part)
+	if err := errors.Join(err, write(w, part), w.Commit()); err != nil || w.Limit() != want {
+		t.Error(w.Limit(), err)
+	}
+}
+
 // What is written last into the first part is there, whatever the size.
 func TestWriterFirst(t *testing.T) {
 	for _, size := range []int{10, part, part + 1, 4*part + 7} {

@@ -127,7 +127,12 @@ func (v *Verifier) object(ctx context.Context, backup catalog.BackupID, e catalo
 			plain.Grow(int(v.Archive.SegmentSize)) // once: it may be a gigabyte
 		}
 	}
-	o, err := v.Repository.InspectWAL(ctx, e, w, limit)
+	var o catalog.WALObject
+	err := catalog.Twice(func() (err error) {
+		plain.Reset()
+		o, err = v.Repository.InspectWAL(ctx, e, w, limit)
+		return err
+	})
 	v.looked(e.Size, func(c *Counts) { c.WAL++ })
 	if err != nil || v.Level != Full {
 		return nil, v.judge(at, err)

@@ -175,15 +175,18 @@ func (r *retrieval) fetch(ctx context.Context, repository *catalog.Repository) e
 	}
 	ahead := r.newPrefetch(ctx, repository)
 	var n int64
-	err := place(r.into, func(w io.Writer) error {
-		return fetchWAL(ctx, repository, r.file, r.size, writerFunc(func(b []byte) (int, error) {
-			ahead.start()
-			if n += int64(len(b)); n > r.best {
-				r.best = n
-				r.watch.alive()
-			}
-			return w.Write(b)
-		}))
+	err := catalog.Twice(func() error {
+		n = 0
+		return place(r.into, func(w io.Writer) error {
+			return fetchWAL(ctx, repository, r.file, r.size, writerFunc(func(b []byte) (int, error) {
+				ahead.start()
+				if n += int64(len(b)); n > r.best {
+					r.best = n
+					r.watch.alive()
+				}
+				return w.Write(b)
+			}))
+		})
 	})
 	ahead.finish(err == nil)
 	return err

@@ -77,12 +77,22 @@ func (a *app) store() (storage.Bucket, error) {
 func (a *app) bucketNamed(bucket string) (storage.Bucket, error) {
 	r := a.config.Repository()
 	styles := map[string]s3.Style{"auto": s3.Auto, "path": s3.Path, "virtual": s3.VirtualHost}
-	driver, err := s3.New(s3.Options{
+	options := s3.Options{
 		Endpoint: r.S3.Endpoint, Bucket: bucket, Prefix: r.S3.Prefix, Region: r.S3.Region,
 		Style: styles[r.S3.PathStyle], CAFile: r.S3.CAFile,
 		AccessKey: r.S3.AccessKey.Reveal(), SecretKey: r.S3.SecretKey.Reveal(), SessionToken: r.S3.SessionToken.Reveal(),
 		CredentialsFile: r.S3.CredentialsFile, Profile: r.S3.Profile,
-	})
+		Encryption: r.S3.Encryption, KMSKeyID: r.S3.KMSKeyID,
+	}
+	if r.S3.AccessKey.FromFile() || r.S3.SecretKey.FromFile() || r.S3.SessionToken.FromFile() {
+		options.Fresh = func() (s3.Keys, error) {
+			access, err := r.S3.AccessKey.Again()
+			secret, err2 := r.S3.SecretKey.Again()
+			token, err3 := r.S3.SessionToken.Again()
+			return s3.Keys{Access: access, Secret: secret, Token: token}, errors.Join(err, err2, err3)
+		}
+	}
+	driver, err := s3.New(options)
 	if err != nil {
 		return nil, fail(exitConfig, "pgha-backup config show: what is in force, and where it comes from", "%w", err)
 	}

@@ -22,7 +22,7 @@ const module = "github.com/pgha-backup/pgha-backup"
 // all, where blank lines, comments and what only tests use do not count.
 const (
 	maxFile    = 500
-	maxPackage = 3_700
+	maxPackage = 3_800
 	maxTotal   = 27_500
 )
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -26,8 +27,13 @@ var passing = []string{
 // Codes of credentials that were good: the next try fetches new ones.
 var expired = []string{"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
-// Codes of a refusal, whatever the HTTP status: versitygw says 404 to an unknown key.
-var refusals = []string{"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound"}
+// Codes of a refusal of the credentials, whatever the HTTP status: versitygw says 404 to
+// an unknown key.
+var unknown = []string{"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "XAdminUserNotFound"}
+
+// skewAllowed is far below the 15 minutes that S3 allows. A refusal with less is for a
+// request that was long under way.
+const skewAllowed = 10 * time.Minute
 
 // report turns an answer, or the want of one, into the words of the contract.
 func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answer, err error) error {
@@ -55,15 +61,23 @@ func (b *Bucket) report(ctx context.Context, op string, key storage.Key, a *answ
 		e.Advice = "create the bucket " + b.bucket + " or correct its name"
 	case r.StatusCode == http.StatusPreconditionFailed:
 		e.Err = storage.ErrExist
+	case r.Code == "RequestTimeTooSkewed" && a != nil && a.skew.Abs() > skewAllowed:
+		e.Err = fmt.Errorf("%w: this machine's clock is %s ahead of the store's: %w", storage.ErrDenied, a.skew, said)
+		if a.skew < 0 {
+			e.Err = fmt.Errorf("%w: this machine's clock is %s behind the store's: %w", storage.ErrDenied, -a.skew, said)
+		}
+		e.Advice = "set the clock that is wrong (chronyc tracking; date -u): a store refuses what differs by more than 15 minutes"
 	case slices.Contains(passing, r.Code):
 		e.Retry = true
-		if r.Code == "RequestTimeTooSkewed" {
-			e.Advice = "set this machine's clock: it differs from the store's"
+	case slices.Contains(expired, r.Code), slices.Contains(unknown, r.Code):
+		if e.Retry = b.renewed(r.Code); e.Retry {
+			b.creds.Expire()
+			e.Advice = "if it stays so, look where the credentials come from: what is there is refused"
+			break
 		}
-	case slices.Contains(expired, r.Code):
-		e.Retry = true
-		b.creds.Expire()
-	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized, slices.Contains(refusals, r.Code):
+		e.Err = fmt.Errorf("%w: %w", storage.ErrDenied, said)
+		e.Advice = "check the credentials: key, secret and, of temporary ones, the session token and its end"
+	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized, r.Code == "AccessDenied":
 		e.Err = fmt.Errorf("%w: %w", storage.ErrDenied, said)
 		e.Advice = "check the credentials, and that they may read, write, list and delete in the bucket " + b.bucket
 	case r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
@@ -88,6 +102,9 @@ func (b *Bucket) unanswered(e *storage.Error) {
 	_, plain := errors.AsType[tls.RecordHeaderError](err)
 	_, unresolved := errors.AsType[*net.DNSError](err)
 	switch {
+	case errors.Is(err, errNoCredentials):
+		e.Retry = !errors.Is(err, storage.ErrDenied)
+		e.Advice = "give access_key and secret_key, name a credentials_file, or give this host a role"
 	case untrusted:
 		e.Advice = "check the endpoint's host name, and name the certificate authority of the store in ca_file"
 	case plain:

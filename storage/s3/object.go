@@ -25,8 +25,8 @@ func signed(body []byte) (hexSum, base64Sum string) {
 
 // putOptions never use chunked signatures: some stores keep the chunk headers as
 // if they were data.
-func putOptions(opts storage.PutOptions) minio.PutObjectOptions {
-	o := minio.PutObjectOptions{DisableContentSha256: true}
+func (b *Bucket) putOptions(opts storage.PutOptions) minio.PutObjectOptions {
+	o := minio.PutObjectOptions{DisableContentSha256: true, ServerSideEncryption: b.sse}
 	if opts.IfAbsent {
 		o.SetMatchETagExcept("*") // If-None-Match: *
 	}
@@ -39,7 +39,7 @@ func (b *Bucket) Put(ctx context.Context, key storage.Key, body []byte, opts sto
 	}
 	actx, a := withAnswer(ctx)
 	hexSum, base64Sum := signed(body)
-	o := putOptions(opts)
+	o := b.putOptions(opts)
 	o.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64Sum} // a bucket with object lock wants a digest of its own
 	_, err := b.core.PutObject(actx, b.bucket, b.name(key), bytes.NewReader(body), int64(len(body)), "", hexSum, o)
 	return b.report(ctx, "put", key, a, err)
@@ -159,9 +159,20 @@ func (b *Bucket) stat(ctx context.Context, key storage.Key) (minio.ObjectInfo, e
 
 // absent settles what a 404 means. One whose body names the missing key has
 // authority. Any other, as every one to a HEAD, may mean a missing bucket or a
-// web server in the place of the store: a list tells.
+// web server in the place of the store: a list tells. It tells, too, why a HEAD is refused.
 func (b *Bucket) absent(ctx context.Context, op string, key storage.Key, a *answer, err error) error {
 	r, ok := errors.AsType[minio.ErrorResponse](err)
+	if ok && r.XMLName.Local == "" && (r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusBadRequest) {
+		for _, err := range b.List(ctx, key, "") {
+			if err != nil {
+				return err
+			}
+			break
+		}
+		if b.renewed(r.Code) { // others were there by then
+			return &storage.Error{Op: op, Key: key, Retry: true, Err: err}
+		}
+	}
 	if !ok || r.StatusCode != http.StatusNotFound || r.Code != minio.NoSuchKey {
 		return b.report(ctx, op, key, a, err)
 	}

@@ -13,10 +13,12 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
 
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -42,11 +44,16 @@ type Options struct {
 	CAFile             string // PEM file of the authorities to trust instead of the system's
 	InsecureSkipVerify bool   // do not verify the certificate of the server
 
-	// AccessKey and SecretKey, and SessionToken if temporary. Without them the
-	// chain is: environment (AWS_*), shared credentials file, web identity or
-	// instance role.
+	// AccessKey and SecretKey, and SessionToken if temporary; Fresh instead is asked for
+	// them before each request. Without them CredentialsFile alone, read before each
+	// request; without that the environment (AWS_*), ~/.aws, web identity or a role.
 	AccessKey, SecretKey, SessionToken string
-	CredentialsFile, Profile           string // shared file; empty is what AWS_* or ~/.aws say
+	Fresh                              func() (Keys, error)
+	CredentialsFile, Profile           string
+
+	// Encryption by the store: "", AES256 or aws:kms, that one with KMSKeyID or the
+	// store's own key.
+	Encryption, KMSKeyID string
 
 	AnswerTimeout time.Duration // from the end of a request to its answer; 0 is 60 s
 }
@@ -59,10 +66,15 @@ const (
 // Bucket is a bucket of an S3 store.
 type Bucket struct {
 	core   *minio.Core
-	creds  *credentials.Credentials
 	bucket string
 	prefix string
 	secure bool
+	sse    encrypt.ServerSide // nil: what the bucket's default is
+
+	creds   *credentials.Credentials
+	lasting bool // there are no others to come
+	made    time.Time
+	worked  *atomic.Bool
 }
 
 // New checks the options. It asks the store nothing.
@@ -87,22 +99,41 @@ func New(o Options) (*Bucket, error) {
 	if !ok {
 		return nil, fmt.Errorf("s3: unknown addressing style %q", o.Style)
 	}
-	rt, err := newTransport(o)
+	b := &Bucket{bucket: o.Bucket, prefix: prefix, secure: secure, made: time.Now(), worked: new(atomic.Bool)}
+	if b.sse, err = serverSide(o); err != nil {
+		return nil, err
+	}
+	rt, err := newTransport(o, b.worked)
 	if err != nil {
 		return nil, err
 	}
-	creds, err := chain(o)
+	provider, lasting, err := chain(o)
 	if err != nil {
 		return nil, err
 	}
-	core, err := minio.NewCore(host, &minio.Options{
-		Creds: creds, Secure: secure, Region: o.Region, BucketLookup: lookup,
+	b.creds, b.lasting = credentials.New(provider), lasting
+	b.core, err = minio.NewCore(host, &minio.Options{
+		Creds: b.creds, Secure: secure, Region: o.Region, BucketLookup: lookup,
 		Transport: rt, MaxRetries: 1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("s3: %w", err)
 	}
-	return &Bucket{core: core, creds: creds, bucket: o.Bucket, prefix: prefix, secure: secure}, nil
+	return b, nil
+}
+
+func serverSide(o Options) (encrypt.ServerSide, error) {
+	switch {
+	case o.Encryption == "aws:kms":
+		return encrypt.NewSSEKMS(o.KMSKeyID, nil)
+	case o.KMSKeyID != "":
+		return nil, errors.New("s3: a KMS key without aws:kms")
+	case o.Encryption == "AES256":
+		return encrypt.NewSSE(), nil
+	case o.Encryption != "":
+		return nil, fmt.Errorf("s3: unknown encryption %q", o.Encryption)
+	}
+	return nil, nil
 }
 
 func parseEndpoint(s string) (secure bool, host string, err error) {
@@ -121,21 +152,7 @@ func parseEndpoint(s string) (secure bool, host string, err error) {
 	return u.Scheme == "https", u.Host, nil
 }
 
-func chain(o Options) (*credentials.Credentials, error) {
-	if (o.AccessKey == "") != (o.SecretKey == "") {
-		return nil, errors.New("s3: access key and secret key are given only together")
-	}
-	if o.AccessKey != "" {
-		return credentials.NewStaticV4(o.AccessKey, o.SecretKey, o.SessionToken), nil
-	}
-	return credentials.NewChainCredentials([]credentials.Provider{
-		&credentials.EnvAWS{},
-		&credentials.FileAWSCredentials{Filename: o.CredentialsFile, Profile: o.Profile},
-		&credentials.IAM{}, // web identity, container role or instance role
-	}), nil
-}
-
-func newTransport(o Options) (http.RoundTripper, error) {
+func newTransport(o Options, worked *atomic.Bool) (http.RoundTripper, error) {
 	// Small first records are for browsers that wait for them: here each is only a call of the kernel more.
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.InsecureSkipVerify, DynamicRecordSizingDisabled: true}
 	if o.CAFile != "" {
@@ -148,7 +165,7 @@ func newTransport(o Options) (http.RoundTripper, error) {
 			return nil, fmt.Errorf("s3: %s holds no PEM certificate", o.CAFile)
 		}
 	}
-	return &transport{&http.Transport{
+	return &transport{worked, &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext,
 		TLSClientConfig:       tlsConfig,

@@ -1,7 +1,10 @@
 package s3
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -10,22 +13,30 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/storage"
 )
 
-// transport sees what minio-go hides: Retry-After, bytes of a request under way,
-// and pages of a web server that answers in the place of the store.
-type transport struct{ next http.RoundTripper }
+// transport sees what minio-go hides: Retry-After, the store's clock, whether it takes our
+// credentials, bytes of a request under way, and what answers in the place of a list.
+type transport struct {
+	worked *atomic.Bool
+	next   http.RoundTripper
+}
 
 // answer collects, per call, what the headers said.
-type answer struct{ retryAfter time.Duration }
+type answer struct {
+	retryAfter time.Duration
+	skew       time.Duration // how far this machine's clock is ahead of the store's
+	pages      map[string]bool
+}
 
 type answerKey struct{}
 
 func withAnswer(ctx context.Context) (context.Context, *answer) {
-	a := &answer{}
+	a := &answer{pages: map[string]bool{}}
 	return context.WithValue(ctx, answerKey{}, a), a
 }
 
@@ -39,18 +50,59 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a, ok := req.Context().Value(answerKey{}).(*answer); ok && resp.StatusCode >= 400 {
-		a.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	if resp.StatusCode < 300 && req.Header.Get("Authorization") != "" {
+		t.worked.Store(true)
 	}
-	// A page in HTML would decode into an empty list: "nothing is there".
+	if a, ok := req.Context().Value(answerKey{}).(*answer); ok && resp.StatusCode >= 400 {
+		now := time.Now()
+		a.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), now)
+		if theirs, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			a.skew = now.Sub(theirs).Round(time.Second)
+		}
+	}
 	if resp.StatusCode == http.StatusOK && req.Method == http.MethodGet && req.URL.Query().Has("list-type") {
-		kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-		if !strings.HasSuffix(kind, "xml") {
+		if err := isList(req, resp); err != nil {
 			resp.Body.Close()
-			return nil, fmt.Errorf("the answer to a list is %q, not XML: this is no S3 store", kind)
+			return nil, err
 		}
 	}
 	return resp, nil
+}
+
+// isList refuses what would decode into an empty list, "nothing is there": a page in
+// HTML, a document that tells of an error; and a page that was given before.
+func isList(req *http.Request, resp *http.Response) error {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if !strings.HasSuffix(kind, "xml") {
+		return fmt.Errorf("the answer to a list is %q, not XML: this is no S3 store", kind)
+	}
+	body := bufio.NewReader(resp.Body)
+	head, _ := body.Peek(512)
+	root := ""
+	for d := xml.NewDecoder(bytes.NewReader(head)); root == ""; {
+		token, err := d.RawToken()
+		if err != nil {
+			return fmt.Errorf("the answer to a list is no document: %.100q", head)
+		}
+		if start, ok := token.(xml.StartElement); ok {
+			root = start.Name.Local
+		}
+	}
+	if root != "ListBucketResult" {
+		return fmt.Errorf("the answer to a list is another document: %.300q", head)
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, resp.Body}
+	if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
+		token := req.URL.Query().Get("continuation-token")
+		if a.pages[token] {
+			return errors.New("the store gives the same page of a list again")
+		}
+		a.pages[token] = true
+	}
+	return nil
 }
 
 func parseRetryAfter(s string, now time.Time) time.Duration {

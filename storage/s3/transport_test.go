@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -26,7 +27,7 @@ func TestBodyRevoked(t *testing.T) {
 	for first, want := range map[int64]string{0: "the request is over", 3: "the request is over", 5: "EOF"} {
 		h := &hasty{first: first}
 		req := httptest.NewRequest(http.MethodPut, "/", strings.NewReader("12345"))
-		resp, err := (&transport{h}).RoundTrip(req)
+		resp, err := (&transport{new(atomic.Bool), h}).RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}

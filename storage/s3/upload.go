@@ -41,7 +41,7 @@ func (b *Bucket) Begin(ctx context.Context, key storage.Key, opts storage.PutOpt
 	}
 	actx, a := withAnswer(ctx)
 	// Create-once is decided by Complete; the begin carries no condition.
-	id, err := b.core.NewMultipartUpload(actx, b.bucket, b.name(key), putOptions(storage.PutOptions{}))
+	id, err := b.core.NewMultipartUpload(actx, b.bucket, b.name(key), b.putOptions(storage.PutOptions{}))
 	if err == nil && id == "" {
 		err = errors.New("the store gave no upload id")
 	}
@@ -84,7 +84,9 @@ func (u *upload) Complete(ctx context.Context) error {
 	before := u.tried
 	u.tried = true
 	actx, a := withAnswer(ctx)
-	done, err := u.b.core.CompleteMultipartUpload(actx, u.b.bucket, u.b.name(u.key), u.id, list, putOptions(u.opts))
+	options := u.b.putOptions(u.opts)
+	options.ServerSideEncryption = nil // the begin has said it
+	done, err := u.b.core.CompleteMultipartUpload(actx, u.b.bucket, u.b.name(u.key), u.id, list, options)
 	if err == nil && done.ETag == "" {
 		err = errors.New("the store gave no ETag for the object")
 	}

@@ -4,11 +4,13 @@
 package faultproxy
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,8 +29,28 @@ type Fault struct {
 	Truncate       int64 // the connection closes after so many bytes of the body
 	Corrupt        int64 // the byte of the answer's body that gets a bit turned
 	CorruptRequest int64 // the byte of the request's body that gets a bit turned
-	Bandwidth      int   // bytes per second of the answer's body
+	Bandwidth      int   // bytes per second of either body
+
+	LateStatus int           // with Code: handed on and carried out, then answered so all the same
+	Ghost      time.Duration // connection closed at once, and the request handed on so much later
+
+	Request func(*http.Request)           // sees, and may change, what is handed on
+	Answer  func(*http.Response, *[]byte) // sees, and may change, what came back
+
+	Strike func() // done to the server, at a moment: the connection breaks then
+	At     Moment
 }
+
+// Moment is when in the course of a request a strike comes.
+type Moment string
+
+// The moments.
+const (
+	BeforeRequest Moment = "before the request"
+	InRequest     Moment = "in the request's body"
+	BeforeAnswer  Moment = "before the answer" // the request was carried out
+	InAnswer      Moment = "in the answer's body"
+)
 
 // Rule applies a fault to the requests that match.
 type Rule struct {
@@ -48,9 +70,11 @@ type Proxy struct {
 	addr    string
 	closed  context.Context
 
-	mu    sync.Mutex
-	rules []*Rule
-	log   []string
+	mu     sync.Mutex
+	rules  []*Rule
+	choose func(*http.Request) Fault
+	log    []string
+	ghosts sync.WaitGroup
 }
 
 // Start runs a proxy before the server at target, "host:port", plain http.
@@ -77,6 +101,7 @@ func (p *Proxy) Close() {
 	cancel()
 	_ = p.server.Shutdown(ctx) // only for its call of the hook
 	_ = p.server.Close()
+	p.ghosts.Wait()
 	p.forward.CloseIdleConnections()
 }
 
@@ -85,10 +110,17 @@ func (p *Proxy) Close() {
 func (p *Proxy) Set(rules ...Rule) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rules = nil
+	p.rules, p.choose = nil, nil
 	for _, r := range rules {
 		p.rules = append(p.rules, &r)
 	}
+}
+
+// Choose has a function decide instead of rules, one request at a time.
+func (p *Proxy) Choose(f func(*http.Request) Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rules, p.choose = nil, f
 }
 
 // Requests is what arrived so far: "METHOD path?query", one for a request.
@@ -115,6 +147,9 @@ func (p *Proxy) decide(req *http.Request) Fault {
 	defer p.mu.Unlock()
 	uri := req.URL.RequestURI()
 	p.log = append(p.log, req.Method+" "+uri)
+	if p.choose != nil {
+		return p.choose(req)
+	}
 	for _, r := range p.rules {
 		if (r.Method != "" && r.Method != req.Method) || !strings.Contains(uri, r.Match) {
 			continue
@@ -138,7 +173,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		case <-p.closed.Done():
 		}
 		panic(http.ErrAbortHandler)
+	case f.Strike != nil && f.At == BeforeRequest:
+		f.Strike()
+		panic(http.ErrAbortHandler)
 	case f.Drop:
+		panic(http.ErrAbortHandler)
+	case f.Ghost > 0:
+		p.haunt(req, f)
 		panic(http.ErrAbortHandler)
 	case f.Status != 0:
 		_, _ = io.Copy(io.Discard, req.Body)
@@ -150,28 +191,91 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer resp.Body.Close()
-	if f.LoseReply {
+	if f.LoseReply || f.LateStatus != 0 || f.At == BeforeAnswer {
 		_, _ = io.Copy(io.Discard, resp.Body)
+	}
+	switch {
+	case f.At == BeforeAnswer:
+		f.Strike()
 		panic(http.ErrAbortHandler)
+	case f.LoseReply:
+		panic(http.ErrAbortHandler)
+	case f.LateStatus != 0:
+		f.Status = f.LateStatus
+		answer(w, f)
+		return
+	case f.Answer != nil:
+		alter(resp, f)
 	}
 	for name, values := range resp.Header {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(resp.StatusCode)
+	if f.At == InAnswer {
+		f.Truncate = max(1, resp.ContentLength/2)
+	}
 	p.body(w, req, resp.Body, f)
+}
+
+// Settle waits for the requests that are handed on late.
+func (p *Proxy) Settle() { p.ghosts.Wait() }
+
+// haunt hands a request on after its client has given it up for lost.
+func (p *Proxy) haunt(req *http.Request, f Fault) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return
+	}
+	out := p.outgoing(req, f)
+	out = out.WithContext(p.closed)
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	p.ghosts.Go(func() {
+		p.wait(p.closed, f.Ghost)
+		if resp, err := p.forward.RoundTrip(out); err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	})
+}
+
+func alter(resp *http.Response, f Fault) {
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	f.Answer(resp, &body)
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	resp.ContentLength = int64(len(body))
+	if resp.Request.Method != http.MethodHead {
+		resp.Header.Set("Content-Length", strconv.Itoa(len(body)))
+		resp.TransferEncoding = nil
+	}
 }
 
 func (p *Proxy) outgoing(req *http.Request, f Fault) *http.Request {
 	out := req.Clone(req.Context()) // with the host that was signed
 	out.RequestURI = ""
 	out.URL.Scheme, out.URL.Host = "http", p.target
+	if f.Request != nil {
+		f.Request(out)
+	}
+	body := io.Reader(req.Body)
+	if f.CorruptRequest > 0 {
+		body = &corrupted{body, f.CorruptRequest}
+	}
+	if f.Bandwidth > 0 {
+		body = &slow{p, req.Context(), body, f.Bandwidth}
+	}
+	if f.At == InRequest {
+		body = &struck{body, req.ContentLength / 2, f.Strike}
+	}
 	if req.ContentLength == 0 {
 		out.Body = http.NoBody
-	} else if f.CorruptRequest > 0 {
+	} else {
 		out.Body = struct {
 			io.Reader
 			io.Closer
-		}{&corrupted{req.Body, f.CorruptRequest}, req.Body}
+		}{body, req.Body}
 	}
 	return out
 }
@@ -208,6 +312,9 @@ func (p *Proxy) body(w http.ResponseWriter, req *http.Request, body io.Reader, f
 		sent += m
 		if f.Truncate > 0 && sent >= f.Truncate {
 			_ = http.NewResponseController(w).Flush()
+			if f.At == InAnswer {
+				f.Strike()
+			}
 			panic(http.ErrAbortHandler)
 		}
 		if err == io.EOF {
@@ -234,19 +341,4 @@ func (p *Proxy) wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-p.closed.Done():
 	}
-}
-
-// corrupted turns a bit of the at-th byte.
-type corrupted struct {
-	r  io.Reader
-	at int64
-}
-
-func (c *corrupted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	if c.at > 0 && c.at <= int64(n) {
-		p[c.at-1] ^= 1
-	}
-	c.at -= int64(n)
-	return n, err
 }

@@ -68,7 +68,7 @@ func TestAnswers(t *testing.T) {
 		{"404 key", faultproxy.Fault{Status: 404, Code: "NoSuchKey"}, storage.ErrNotExist, false, "get"},
 		{"409", faultproxy.Fault{Status: 409, Code: "ConditionalRequestConflict"}, nil, true, "put"},
 		{"412", faultproxy.Fault{Status: 412, Code: "PreconditionFailed"}, storage.ErrExist, false, "put"},
-		{"expired", faultproxy.Fault{Status: 400, Code: "ExpiredToken"}, nil, true, "put get list"},
+		{"expired", faultproxy.Fault{Status: 400, Code: "ExpiredToken"}, storage.ErrDenied, false, "put get list"},
 		{"skewed", faultproxy.Fault{Status: 403, Code: "RequestTimeTooSkewed"}, nil, true, "put get list"},
 		{"400", faultproxy.Fault{Status: 400, Code: "InvalidArgument"}, nil, false, ""},
 		{"dropped", faultproxy.Fault{Drop: true}, nil, true, ""},
