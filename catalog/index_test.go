@@ -47,6 +47,26 @@ func TestIndexRoundTrip(t *testing.T) {
 	}
 }
 
+// What is larger than anybody reads is not committed: the backup would be there, and lost.
+func TestCommitRefusesWhatNobodyReads(t *testing.T) {
+	run, err := testRepository(mem.New(), codec.Zstd).StartRun(t.Context(), Started{ID: testID, Timeline: 1, StartLSN: 100, At: testTime})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack, err := run.NewPack(t.Context(), PackName(0, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, info, err := pack.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Commit(t.Context(), testManifest(info), Index{Packs: []Pack{index}}, bytes.Repeat([]byte{' '}, 1<<20+1))
+	if err == nil || !strings.Contains(err.Error(), "backup_manifest has") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func asJSON(t *testing.T, index Index) string {
 	t.Helper()
 	var all []any
