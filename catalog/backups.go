@@ -23,7 +23,8 @@ type Backup struct {
 
 // Limits of documents that are read whole.
 const (
-	maxManifest = 16 << 20
+	maxManifest = 64 << 20  // 80 TiB in packs of the usual size
+	maxDocument = 64 << 10  // any other
 	maxStored   = 256 << 20 // of an index or backup_manifest, as stored
 	maxIndex    = 768 << 20
 )

@@ -67,6 +67,29 @@ func TestCommitRefusesWhatNobodyReads(t *testing.T) {
 	}
 }
 
+// Nor is a document: whoever deletes would stop at it for ever. A large cluster's manifest is read.
+func TestDocumentsThatNobodyReads(t *testing.T) {
+	r, m := stocked(t, mem.New())
+	if err := r.Hold(t.Context(), Hold{Backup: m.ID, Name: "x", Reason: strings.Repeat("x", maxDocument)}); err == nil {
+		t.Error("a hold that nobody reads is written")
+	}
+	if _, err := r.Holds(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for len(m.Packs) < 100_000 { // 24 TiB
+		p := m.Packs[0]
+		p.Name = PackName(0, len(m.Packs)+1)
+		m.Packs = append(m.Packs, p)
+	}
+	m.ID = "20261122T020000Z-nightly"
+	if err := r.createDocument(t.Context(), r.keys.backup(m.ID, manifestName), m); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Manifest(t.Context(), m.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 func asJSON(t *testing.T, index Index) string {
 	t.Helper()
 	var all []any

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"path"
 	"strings"
 	"time"
 
@@ -233,7 +234,14 @@ func (r *Repository) createDocument(ctx context.Context, key storage.Key, v any)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	return r.create(ctx, key, seal(sealable(data)))
+	limit := maxDocument
+	if path.Base(string(key)) == manifestName {
+		limit = maxManifest
+	}
+	if data = seal(sealable(data)); len(data) > limit {
+		return fmt.Errorf("%s has %d bytes, and nobody reads more than %d", key, len(data), limit)
+	}
+	return r.create(ctx, key, data)
 }
 
 // create stores an object once and for all. Where the name is taken, the same bytes
