@@ -30,10 +30,7 @@ build: deps ## bin/pgha-backup and its companions
 demo: build ## a cluster, a backup, a disaster and the way back, told as a story
 	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
 
-demo-campaign-store: build ## the store killed around every request, and FoundationDB's weather; STORE='-rounds 100 -weather 2 -seed 7' for less
-	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 6h -v -run '^TestCampaignStore$$' ./test/torture/store -args $(STORE)
-
-clean: ## remove what a demo that was kept has left
+demo-clean: ## remove what a demo that was kept has left
 	@$(AS_ROOT)test/demo/clean.sh
 
 unit: deps
@@ -83,6 +80,9 @@ campaign-oddities: build ## every oddity of a data directory, large ones too, Po
 
 campaign-flips: build ## 10,000 single bits flipped in every kind of object: verify finds each; FLIPS='-flips 500 -seed 7' for others
 	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 3h -v -run '^TestCampaignFlips$$' ./test/flips -args $(FLIPS)
+
+campaign-store: build ## the store killed around every request, and FoundationDB's weather; STORE='-rounds 100 -weather 2 -seed 7' for less
+	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 6h -v -run '^TestCampaignStore$$' ./test/torture/store -args $(STORE)
 
 clean: ## remove what was built here
 	rm -rf bin .cache

@@ -239,6 +239,7 @@ pids() {
 for s in QUIT KILL KILL KILL; do
   list=$(pids); [ -z "$list" ] || { kill -$s $list; sleep 1; }
 done 2>/dev/null
+grep -o " $run/[^ ]*" /proc/mounts | xargs -r -n 1 umount -l
 [ "$PGHA_KEEP" = 1 ] || rm -rf -- "$run"
 `
 

@@ -215,7 +215,8 @@ func manyRelationsAreThere(w *world, p *lab.Postgres) {
 const databases = 500
 
 func manyDatabases(w *world, _ *outcome) {
-	w.pg.Exec("create database small; update pg_database set datistemplate = true where datname = 'small'")
+	w.pg.Exec("create database small")
+	w.pg.Exec("update pg_database set datistemplate = true where datname = 'small'")
 	for n := range databases {
 		w.pg.Exec(fmt.Sprintf("create database many_%d template small strategy file_copy", n))
 	}

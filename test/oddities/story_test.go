@@ -203,14 +203,16 @@ func (w *world) vanishing(seen []sight) (catalog.Manifest, []sight) {
 
 // reading tells whether our program has a relation's file open.
 func (w *world) reading() bool {
-	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, l := range links {
-		exe, _ := os.Readlink(filepath.Join(filepath.Dir(filepath.Dir(l)), "exe"))
-		if exe != w.binary {
+	programs, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range programs {
+		if to, _ := os.Readlink(exe); to != w.binary {
 			continue
 		}
-		if to, _ := os.Readlink(l); strings.HasPrefix(to, filepath.Join(w.pg.DataDir, "base")+"/") {
-			return true
+		open, _ := filepath.Glob(filepath.Join(filepath.Dir(exe), "fd/*"))
+		for _, l := range open {
+			if to, _ := os.Readlink(l); strings.HasPrefix(to, filepath.Join(w.pg.DataDir, "base")+"/") {
+				return true
+			}
 		}
 	}
 	return false

@@ -35,6 +35,7 @@ func (w *world) gets() (all []*scenario) {
 		{"absent-standby", "work", "standby.signal", "00000001000000000000FFFF", false, 1, []int{75}},
 		{"absent-history", "work", "recovery.signal", "00000002.history", false, 1, []int{200}},
 		{"rewind", "work", "", name(2), false, 0, []int{75}},
+		{"gap", "work", "recovery.signal", name(2), false, 200, []int{200}}, // it is missing, and the archive goes on: never 1
 	} {
 		spool := w.at("spool")
 		if c.config == "far" {
@@ -50,6 +51,9 @@ func (w *world) gets() (all []*scenario) {
 			w.mkdirAt(w.run.Path("elsewhere"))
 			for _, f := range w.fresh {
 				w.must(removeAll(w.at("node/pg_wal", f)))
+			}
+			if c.name == "gap" {
+				w.must(removeAll(w.at("repo", w.root1(), "wal", c.file[:8], c.file[8:16], c.file)))
 			}
 			if c.signal != "" {
 				w.write(w.at("node", c.signal), nil)

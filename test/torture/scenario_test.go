@@ -87,9 +87,17 @@ func (w *world) refer(s *scenario) {
 	s.prepare()
 	o := w.trace(s, Point{Reading: true})
 	if faults := w.wholeRun(s, o); len(faults) > 0 {
-		w.Fatalf("%s, undisturbed: %s\n%s\n%s", s.name, o, strings.Join(faults, "\n"), o.Output)
+		w.Fatalf("%s, undisturbed: %s\n%s\n%s", s.name, o, listed(faults), o.Output)
 	}
 	s.reference = o.Calls
+}
+
+// listed is the beginning of a list of faults: of a copy that is not durable each file is one.
+func listed(faults []string) string {
+	if n := len(faults) - 20; n > 0 {
+		faults = append(slices.Clone(faults[:20]), fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(faults, "\n")
 }
 
 // wholeRun judges a run that nothing has disturbed, or nothing that mattered.

@@ -2,7 +2,6 @@ package torture
 
 import (
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 )
@@ -26,6 +25,6 @@ func TestCrashSlice(t *testing.T) {
 func (w *world) report(s *scenario, r result) {
 	if len(r.Faults) > 0 {
 		w.Errorf("%s point %d of seed %d (%s #%d of %s, %s): %s at %s, next run exits %d\n%s\n%s", s.name, r.Index, r.Seed, r.How, r.N, r.Of, r.Errno,
-			r.End, r.Call, r.Next, strings.Join(r.Faults, "\n"), r.Output)
+			r.End, r.Call, r.Next, listed(r.Faults), r.Output)
 	}
 }

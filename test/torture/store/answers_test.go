@@ -121,3 +121,23 @@ func shift(resp *http.Response, body *[]byte, off time.Duration) {
 		return []byte("<LastModified>" + at.Add(off).UTC().Format("2006-01-02T15:04:05.000Z") + "</LastModified>")
 	})
 }
+
+// pushes say 0 only for what is stored, whatever was answered to the first request.
+func (w *world) pushes() {
+	w.Helper()
+	l := torture.Ledger{}
+	l.Acknowledge(w.fresh[0], w.contents[w.fresh[0]])
+	for _, f := range []faultproxy.Fault{
+		{Status: 500, Code: "InternalError"}, {Status: 503, Code: "SlowDown"}, {Status: 502}, {Drop: true}, {LoseReply: true},
+		{LateStatus: 500, Code: "InternalError"}, {Ghost: 300 * time.Millisecond}, {CorruptRequest: 5000},
+	} {
+		w.reset()
+		w.proxy.Set(faultproxy.Rule{Method: http.MethodPut, Match: "/wal/", Times: 1, Fault: f})
+		o := w.call("work", w.node, "archive-push", "pg_wal/"+w.fresh[0])
+		w.proxy.Settle()
+		if faults := w.sound("work", l); o.code != 0 || len(faults) > 0 {
+			w.Errorf("push with %+v exits %d: %q\n%s", f, o.code, faults, o.output())
+		}
+	}
+	w.proxy.Set()
+}

@@ -157,18 +157,19 @@ func (w *world) cleanly(prepare func(), dir string, args []string) torture.Tree 
 func (w *world) expired() (after, final torture.Tree) {
 	w.Helper()
 	w.reset()
-	expire := func() torture.Tree {
-		before := w.objects("work")
-		if o := w.call("work", w.node, "expire", "--yes"); o.code != 0 {
-			w.Fatalf("expire exits %d: %s", o.code, o.output())
-		}
-		now := w.objects("work")
-		if gone := before.Lost(now); len(gone) < 5 {
-			w.Fatalf("an expire removes %q", gone)
-		}
+	expire := func(before torture.Tree) (now torture.Tree) {
+		lab.Poll(w, 20*time.Second, "the end of the grace period", func() error {
+			if o := w.call("work", w.node, "expire", "--yes"); o.code != 0 {
+				w.Fatalf("expire exits %d: %s", o.code, o.output())
+			}
+			now = w.objects("work")
+			if gone := before.Lost(now); len(gone) < 5 {
+				return fmt.Errorf("it removes %q", gone)
+			}
+			return nil
+		})
 		return now
 	}
-	after = expire()
-	time.Sleep(1500 * time.Millisecond) // the grace period, nothing to ask for
-	return after, expire()
+	after = expire(w.objects("work"))
+	return after, expire(after)
 }

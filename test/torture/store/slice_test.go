@@ -16,6 +16,7 @@ func TestStoreSlice(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
 	w := newWorld(t)
+	w.pushes()
 	w.credentials()
 	w.lists()
 	w.clocks()
