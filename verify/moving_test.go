@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
@@ -31,19 +32,19 @@ func TestExpiryMeanwhile(t *testing.T) {
 	for _, level := range []verify.Level{verify.Hashes, verify.Full} {
 		w := newWriter(t, "89ABCDE")
 		w.write()
-		gone := 0
+		var gone atomic.Int32
 		oldest := func(key storage.Key) bool {
 			return strings.HasSuffix(string(key), "/000000010000000000000008") || strings.HasSuffix(string(key), "/000000010000000000000009")
 		}
 		bucket := w.bucket
 		w.Repository = catalog.New(&moving{bucket, func(key storage.Key) error {
 			if oldest(key) {
-				gone++
+				gone.Add(1)
 				return bucket.Delete(t.Context(), key)
 			}
 			return nil
 		}}, w.Location(), catalog.Options{})
-		if found := w.findings(level); len(found) > 0 || gone == 0 {
+		if found := w.findings(level); len(found) > 0 || gone.Load() == 0 {
 			t.Errorf("%s: %+v", level, found)
 		}
 		w = newWriter(t, "89ABCDE")
