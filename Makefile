@@ -37,7 +37,7 @@ unit: deps
 	@$(WITH_GO) go test $(UNIT)
 
 test: build unit ## unit tests, then end-to-end tests on real servers
-	@$(WITH_GO) $(AS_ROOT)go test -count=1 -timeout 40m -p 2 ./test/e2e ./test/wal ./test/daemon ./test/... # the longest first
+	@$(WITH_GO) $(AS_ROOT)go test -count=1 -timeout 40m -p 3 ./test/e2e ./test/wal ./test/daemon ./test/... # the longest first
 
 check: deps ## gofmt, vet, staticcheck, shellcheck, floors, race detector
 	@$(WITH_GO) bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
