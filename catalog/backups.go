@@ -23,7 +23,8 @@ type Backup struct {
 
 // Limits of documents that are read whole.
 const (
-	maxManifest = 16 << 20
+	maxManifest = 64 << 20  // 80 TiB in packs of the usual size
+	maxDocument = 64 << 10  // any other
 	maxStored   = 256 << 20 // of an index or backup_manifest, as stored
 	maxIndex    = 768 << 20
 )
@@ -97,17 +98,22 @@ func (r *Repository) Open(ctx context.Context, m Manifest) (*Backup, error) {
 
 // BackupManifest reads PostgreSQL's own backup_manifest of a backup.
 func (b *Backup) BackupManifest(ctx context.Context) ([]byte, error) {
-	limit := int64(1 << 20) // it says no more than the index knows
-	for _, pack := range b.Index.Packs {
-		for _, e := range pack.Entries {
-			limit += 256 + 6*int64(len(e.Path)) // at the worst every byte is \u00xx
-		}
-	}
-	text, err := b.repository.document(ctx, b.Manifest, backupManifestName, b.Manifest.BackupManifest, limit)
+	text, err := b.repository.document(ctx, b.Manifest, backupManifestName, b.Manifest.BackupManifest, b.Index.maxBackupManifest())
 	if err != nil {
 		return nil, err
 	}
 	return io.ReadAll(text)
+}
+
+// maxBackupManifest bounds PostgreSQL's manifest, which says no more than the index knows.
+func (x Index) maxBackupManifest() int64 {
+	limit := int64(1 << 20)
+	for _, pack := range x.Packs {
+		for _, e := range pack.Entries {
+			limit += 256 + 6*int64(len(e.Path)) // at the worst every byte is \u00xx
+		}
+	}
+	return limit
 }
 
 // document reads a compressed document whose stored bytes match the manifest's

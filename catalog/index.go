@@ -290,15 +290,19 @@ func packIndex(id BackupID, run RunID, index Index) ([]byte, error) {
 	if err := encodeIndex(&text, id, run, index); err != nil {
 		return nil, fmt.Errorf("encode index: %w", err)
 	}
-	return compressDocument(text.Bytes())
+	return compressDocument(indexName, text.Bytes(), maxIndex)
 }
 
-func compressDocument(plain []byte) ([]byte, error) {
+// compressDocument refuses what nobody would read again.
+func compressDocument(name string, plain []byte, limit int64) (stored []byte, err error) {
 	encoder, err := codec.NewEncoder(codec.Zstd, codec.Default)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		stored, err = encoder.AppendFrame(nil, plain)
 	}
-	return encoder.AppendFrame(nil, plain)
+	if err == nil && (int64(len(plain)) > limit || len(stored) > maxStored) {
+		err = fmt.Errorf("%s has %d bytes, %d stored, more than a backup can hold, %d and %d: it has too many files", name, len(plain), len(stored), limit, maxStored)
+	}
+	return stored, err
 }
 
 var errTooLong = fmt.Errorf("%w: document is longer than allowed", codec.ErrCorrupt)

@@ -47,6 +47,49 @@ func TestIndexRoundTrip(t *testing.T) {
 	}
 }
 
+// What is larger than anybody reads is not committed: the backup would be there, and lost.
+func TestCommitRefusesWhatNobodyReads(t *testing.T) {
+	run, err := testRepository(mem.New(), codec.Zstd).StartRun(t.Context(), Started{ID: testID, Timeline: 1, StartLSN: 100, At: testTime})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack, err := run.NewPack(t.Context(), PackName(0, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, info, err := pack.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Commit(t.Context(), testManifest(info), Index{Packs: []Pack{index}}, bytes.Repeat([]byte{' '}, 1<<20+1))
+	if err == nil || !strings.Contains(err.Error(), "backup_manifest has") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Nor is a document: whoever deletes would stop at it for ever. A large cluster's manifest is read.
+func TestDocumentsThatNobodyReads(t *testing.T) {
+	r, m := stocked(t, mem.New())
+	if err := r.Hold(t.Context(), Hold{Backup: m.ID, Name: "x", Reason: strings.Repeat("x", maxDocument)}); err == nil {
+		t.Error("a hold that nobody reads is written")
+	}
+	if _, err := r.Holds(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for len(m.Packs) < 100_000 { // 24 TiB
+		p := m.Packs[0]
+		p.Name = PackName(0, len(m.Packs)+1)
+		m.Packs = append(m.Packs, p)
+	}
+	m.ID = "20261122T020000Z-nightly"
+	if err := r.createDocument(t.Context(), r.keys.backup(m.ID, manifestName), m); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Manifest(t.Context(), m.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 func asJSON(t *testing.T, index Index) string {
 	t.Helper()
 	var all []any

@@ -97,6 +97,14 @@ func (r *Repository) InspectWAL(ctx context.Context, e WALEntry, w io.Writer, li
 	return object, object.isOf(sha)
 }
 
+// Removed tells whether an object that was listed is so no more: expiry took it.
+func (r *Repository) Removed(ctx context.Context, e WALEntry) (bool, error) {
+	for object, err := range r.bucket.List(ctx, e.key, "") {
+		return err == nil && object.Key != e.key, err
+	}
+	return true, nil
+}
+
 // Before is the segment that the branch of s has before it; false for the first.
 func (a Archive) Before(s postgres.Segment) (postgres.Segment, bool) {
 	n := s.Number(a.SegmentSize)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"path"
 	"strings"
 	"time"
 
@@ -99,12 +100,21 @@ func (r *Repository) Info(ctx context.Context) (Info, error) {
 	}
 	if info.SystemIdentifier != r.at.System {
 		return Info{}, fmt.Errorf("%s: %w: it names system identifier %s, its path %s: the repository was moved or damaged",
-			r.keys.repository(), codec.ErrCorrupt, info.SystemIdentifier, r.at.System)
+			r.keys.repository(), errMoved, info.SystemIdentifier, r.at.System)
 	}
 	if err := info.SegmentSize.Validate(); err != nil {
 		return Info{}, fmt.Errorf("%s: %w: %w", r.keys.repository(), codec.ErrCorrupt, err)
 	}
 	return info, nil
+}
+
+var errMoved = fmt.Errorf("%w", codec.ErrCorrupt)
+
+// InfoDamaged tells of an error of Info that a repository is there, of which only
+// repository.json cannot be read. Who knows what it says, or asks only whether it is
+// there, goes on: it is never written again.
+func InfoDamaged(err error) bool {
+	return errors.Is(err, codec.ErrCorrupt) && !errors.Is(err, errMoved)
 }
 
 // Create writes repository.json, or checks the one that is there: the same
@@ -224,7 +234,14 @@ func (r *Repository) createDocument(ctx context.Context, key storage.Key, v any)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	return r.create(ctx, key, seal(sealable(data)))
+	limit := maxDocument
+	if path.Base(string(key)) == manifestName {
+		limit = maxManifest
+	}
+	if data = seal(sealable(data)); len(data) > limit {
+		return fmt.Errorf("%s has %d bytes, and nobody reads more than %d", key, len(data), limit)
+	}
+	return r.create(ctx, key, data)
 }
 
 // create stores an object once and for all. Where the name is taken, the same bytes

@@ -72,7 +72,7 @@ func (u *Run) Commit(ctx context.Context, m Manifest, index Index, backupManifes
 	if m.Index, err = u.putDocument(ctx, indexName, indexDocument); err != nil {
 		return m, err
 	}
-	compressed, err := compressDocument(backupManifest)
+	compressed, err := compressDocument(backupManifestName, backupManifest, index.maxBackupManifest())
 	if err != nil {
 		return m, err
 	}

@@ -42,6 +42,36 @@ func segment(end int, fill, tail byte) ([]byte, *postgres.SegmentFacts) {
 	return b, &postgres.SegmentFacts{Walked: true, ValidEnd: uint32(end)}
 }
 
+// A bit that turned in the stored header does not hold up who has the same content: it is
+// there, byte by byte. A content that is damaged is not acknowledged.
+func TestPutWALBehindDamagedHeader(t *testing.T) {
+	file := segmentFile(t, "000000010000000000000005")
+	body, facts := segment(5000, 'a', 0)
+	bucket := mem.New()
+	r := walRepository(bucket)
+	if _, err := r.PutWAL(t.Context(), file, body, facts); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := storage.ReadAll(t.Context(), bucket, r.keys.wal(file), 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[int]PutOutcome{bytes.Index(stored, []byte(`"valid_end"`)) + 1: Already, len(stored) - 9: ""} {
+		damaged := bytes.Clone(stored)
+		damaged[bytes.Index(stored, []byte(`"valid_end"`))+1] ^= 1
+		if want == "" {
+			damaged[at] ^= 1
+		}
+		if err := bucket.Put(t.Context(), r.keys.wal(file), damaged, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		outcome, err := r.PutWAL(t.Context(), file, body, facts)
+		if outcome != want || (want == "") != errors.Is(err, codec.ErrCorrupt) {
+			t.Errorf("at %d: %q, %v", at, outcome, err)
+		}
+	}
+}
+
 // What is the same, and what is a conflict (R3).
 func TestPutWALTwice(t *testing.T) {
 	file := segmentFile(t, "000000010000000000000005")

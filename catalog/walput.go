@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 )
@@ -93,6 +95,11 @@ func (r *Repository) putOnce(ctx context.Context, file postgres.WALFile, ours WA
 	var stored WALObject
 	if err == nil {
 		stored, err = r.statAt(ctx, key, sha, file)
+	}
+	if errors.Is(err, codec.ErrCorrupt) { // a bit of its header, perhaps, and the content is ours
+		if whole, wholeErr := r.getWAL(ctx, key, file, io.Discard); wholeErr == nil && whole.SHA256 == ours.SHA256 {
+			stored, err = whole, whole.isOf(sha)
+		}
 	}
 	if err != nil {
 		return "", fmt.Errorf("compare with the stored %s: %w", file, err)

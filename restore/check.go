@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -197,7 +198,30 @@ func (c *checker) linkedWAL(advice string, ground *Ground) error {
 		return nil
 	}
 	ground.WAL = living.Resolve(link)
-	_, err = c.directory(advice, "WAL directory", link)
+	if _, err = c.directory(advice, "WAL directory", link); err != nil {
+		return err
+	}
+	return c.foreignWAL(ground.WAL)
+}
+
+// foreignWAL refuses a directory with WAL of another cluster, which may be stopped.
+func (c *checker) foreignWAL(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if _, parseErr := postgres.ParseWALFile(e.Name()); parseErr != nil || !e.Type().IsRegular() {
+			continue
+		}
+		f, err := os.Open(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		head := make([]byte, 64)
+		n, _ := io.ReadFull(f, head)
+		_ = f.Close()
+		if h, err := postgres.ParseWALHeader(head[:n]); err == nil && h.System != c.plan.Backup.System {
+			return refuse("lead pg_wal elsewhere, or remove the link", "WAL directory %s holds WAL of another cluster: %s is of system %s", dir, e.Name(), h.System)
+		}
+	}
 	return err
 }
 

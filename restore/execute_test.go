@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
@@ -283,6 +284,21 @@ func TestExecuteKeepsLinkedWAL(t *testing.T) {
 	lead(wal)
 	if err := s.restore(t.Context(), bucket, true); err == nil || !strings.Contains(err.Error(), "leads nowhere") {
 		t.Errorf("with a WAL directory that is gone: %v", err)
+	}
+	foreign := binary.LittleEndian.AppendUint16(nil, 0xD110) // of PostgreSQL 15, with the flag of a segment's first page
+	foreign = binary.LittleEndian.AppendUint16(foreign, 2)
+	foreign = binary.LittleEndian.AppendUint32(foreign, 1)
+	foreign = append(foreign, make([]byte, 16)...)
+	foreign = binary.LittleEndian.AppendUint64(foreign, uint64(testSystem+1))
+	foreign = binary.LittleEndian.AppendUint32(foreign, 16<<20)
+	foreign = binary.LittleEndian.AppendUint32(foreign, 8192)
+	theirs := filepath.Join(wal, "000000010000000000000000")
+	put(t, string(foreign), theirs)
+	if err := s.restore(t.Context(), bucket, true); err == nil || !strings.Contains(err.Error(), "WAL of another cluster") || !exists(theirs) {
+		t.Errorf("over the WAL of a stopped neighbour: %v", err)
+	}
+	if err := os.RemoveAll(wal); err != nil {
+		t.Fatal(err)
 	}
 	for _, name := range []string{"000000010000000000000001", "00000002.history", "archive_status/00000002.history.ready", "xlogtemp.7", "lost+found/x"} {
 		put(t, "old", wal, name)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"golang.org/x/sync/errgroup"
 )
@@ -107,8 +108,8 @@ type wholeSegment struct {
 const headersAtOnce = 16
 
 func (a *archive) Headers(ctx context.Context, segments []postgres.Segment) ([]postgres.SegmentFacts, error) {
-	found := make([]postgres.SegmentFacts, len(segments))
-	group, ctx := errgroup.WithContext(ctx)
+	found, damaged := make([]postgres.SegmentFacts, len(segments)), make([]bool, len(segments))
+	group, within := errgroup.WithContext(ctx)
 	group.SetLimit(headersAtOnce)
 	for i, s := range segments {
 		known, ok := a.headers[s]
@@ -117,8 +118,8 @@ func (a *archive) Headers(ctx context.Context, segments []postgres.Segment) ([]p
 			continue
 		}
 		group.Go(func() error {
-			object, err := a.repo.StatWALEntry(ctx, a.entries[s])
-			if err != nil {
+			object, err := a.repo.StatWALEntry(within, a.entries[s])
+			if damaged[i] = errors.Is(err, codec.ErrCorrupt); err != nil && !damaged[i] {
 				return fmt.Errorf("read the header of %s: %w", s, err)
 			}
 			if object.Facts != nil {
@@ -131,6 +132,13 @@ func (a *archive) Headers(ctx context.Context, segments []postgres.Segment) ([]p
 		return nil, err
 	}
 	for i, s := range segments {
+		if damaged[i] { // the content may be whole, and tells the same
+			data, err := a.segment(ctx, s)
+			if err != nil {
+				return nil, err
+			}
+			found[i], _ = postgres.ScanSegmentAt(postgres.WALFile{Kind: postgres.WALSegment, Segment: s}, data, data.Size()) // as whoever archives it
+		}
 		a.headers[s] = found[i]
 	}
 	return found, nil

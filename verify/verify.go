@@ -177,11 +177,19 @@ func (v *Verifier) read(ctx context.Context, m catalog.Manifest, gone map[string
 // WAL looks at the whole archive: gaps, missing histories, and above Presence at every
 // object with a WAL file in it.
 func (v *Verifier) WAL(ctx context.Context) error {
+	var arrived []catalog.Range // what was on its way, and has come
+	if v.Archive.Arriving() > 0 {
+		now, err := v.Repository.Archive(ctx)
+		if err != nil {
+			return err
+		}
+		arrived = catalog.Subtract(v.Archive.Missing(), now.Missing(), v.Archive.SegmentSize)
+	}
 	for _, t := range v.Archive.Timelines {
 		if t.NoHistory {
 			v.add(catalog.Finding{Object: v.Repository.WALKey(postgres.HistoryFile(t.Timeline))}, "is missing")
 		}
-		for _, gap := range t.Missing {
+		for _, gap := range catalog.Subtract(t.Missing, arrived, v.Archive.SegmentSize) {
 			if gap.Segments == 1 {
 				v.add(v.wal("", gap.First), "is missing")
 				continue

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/pgha-backup/pgha-backup/catalog"
 	"github.com/pgha-backup/pgha-backup/postgres"
+	"github.com/pgha-backup/pgha-backup/storage"
 )
 
 // walk reads WAL objects, several at once, and looks in their order whether they join.
@@ -133,6 +135,11 @@ func (v *Verifier) object(ctx context.Context, backup catalog.BackupID, e catalo
 		o, err = v.Repository.InspectWAL(ctx, e, w, limit)
 		return err
 	})
+	if errors.Is(err, storage.ErrNotExist) && e.Object() != "" { // it was, a while ago
+		if gone, err := v.Repository.Removed(ctx, e); gone || err != nil {
+			return nil, err
+		}
+	}
 	v.looked(e.Size, func(c *Counts) { c.WAL++ })
 	if err != nil || v.Level != Full {
 		return nil, v.judge(at, err)

@@ -49,7 +49,7 @@ func proveAbsent(ctx context.Context, r *catalog.Repository, file postgres.WALFi
 		return &GapError{file}
 	}
 	// In a wrong prefix, scope or bucket everything is absent.
-	if _, err := r.Info(ctx); err != nil {
+	if _, err := r.Info(ctx); err != nil && !catalog.InfoDamaged(err) {
 		if errors.Is(err, storage.ErrNotExist) {
 			err = fmt.Errorf("no repository at %s: nothing was ever archived there, or the configuration points elsewhere", r.Root())
 		}

@@ -39,6 +39,10 @@ func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgre
 			Advice:  "bring it back; if it was removed on purpose, remove " + note + " too, and the next push makes a new one",
 		}
 	}
+	if known && catalog.InfoDamaged(err) { // the note says the same
+		log.Warn("the repository's own document is damaged; WAL is archived all the same", "error", err)
+		return nil
+	}
 	if errors.Is(err, storage.ErrNotExist) {
 		info, err = p.create(ctx, r, size, now, log)
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/pgha-backup/pgha-backup/catalog"
+	"github.com/pgha-backup/pgha-backup/internal/codec"
+	"github.com/pgha-backup/pgha-backup/internal/hook"
 	"github.com/pgha-backup/pgha-backup/postgres"
 	"github.com/pgha-backup/pgha-backup/storage"
 	"github.com/pgha-backup/pgha-backup/storage/faulty"
@@ -256,6 +258,41 @@ func TestPushRepositoryGone(t *testing.T) {
 	p.AskAlways, p.Now = false, func() time.Time { return time.Now().Add(2 * noteAge) }
 	if _, ok := errors.AsType[*RefusedError](push(1)); !ok {
 		t.Error("an old note lets a new repository be made")
+	}
+}
+
+// A bit that turned in repository.json stops neither the archiver of a member that has
+// archived there before, nor the end of a recovery.
+func TestRepositoryDocumentDamaged(t *testing.T) {
+	dir, segments := pgdata(t)
+	p := pusher(mem.New(), t.TempDir())
+	p.AskAlways = true
+	push := func(i int) error {
+		_, err := p.Push(t.Context(), filepath.Join(dir, "pg_wal", segments[i]))
+		return err
+	}
+	if err := push(0); err != nil {
+		t.Fatal(err)
+	}
+	key := keyOf(t, p.Bucket, "/repository.json")
+	body, err := storage.ReadAll(t.Context(), p.Bucket, key, 1<<16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body[bytes.Index(body, []byte(`"created"`))+1] ^= 1
+	if err := errors.Join(p.Bucket.Delete(t.Context(), key), p.Bucket.Put(t.Context(), key, body, storage.PutOptions{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := push(1); err != nil {
+		t.Errorf("archiving stops: %v", err)
+	}
+	err = getter(p.Bucket, dir, hook.Rewind).Get(t.Context(), "0000000100000000000000FF", filepath.Join(t.TempDir(), "dest"))
+	if _, absent := errors.AsType[*AbsentError](err); !absent {
+		t.Errorf("recovery does not end: %v", err)
+	}
+	p.State = t.TempDir()
+	if err := push(2); !errors.Is(err, codec.ErrCorrupt) {
+		t.Errorf("who has archived nothing there yet believes it: %v", err)
 	}
 }
 

@@ -169,8 +169,11 @@ func (b *Bucket) absent(ctx context.Context, op string, key storage.Key, a *answ
 			}
 			break
 		}
-		if b.renewed(r.Code) { // others were there by then
-			return &storage.Error{Op: op, Key: key, Retry: true, Err: err}
+		if b.renewed(r.Code) { // others may be there by now
+			_, again := b.core.StatObject(ctx, b.bucket, b.name(key), minio.StatObjectOptions{})
+			if r2, ok := errors.AsType[minio.ErrorResponse](again); !ok || r2.StatusCode != r.StatusCode {
+				return &storage.Error{Op: op, Key: key, Retry: true, Err: err}
+			}
 		}
 	}
 	if !ok || r.StatusCode != http.StatusNotFound || r.Code != minio.NoSuchKey {

@@ -136,7 +136,7 @@ var attacks = []attack{
 	{name: "a deep manifest", forge: func(_ *world, e *enemy) {
 		e.write(e.backup+"/manifest.json", []byte(`{"format":1,"x":`+deep(100_000)+`}`))
 	}, args: command("show", "2026"), code: 9, says: "exceeded max depth"},
-	{name: "a huge manifest", forge: func(_ *world, e *enemy) { e.write(e.backup+"/manifest.json", make([]byte, 20<<20)) }, args: command("list"), code: 0, says: "larger than"},
+	{name: "a huge manifest", forge: func(_ *world, e *enemy) { e.write(e.backup+"/manifest.json", make([]byte, 65<<20)) }, args: command("list"), code: 0, says: "larger than"},
 	{name: "a start 16 TiB before the stop", forge: said(func(_ *world, m map[string]any) { m["stop_lsn"] = "FFFFFFFF/0" }), args: command("show", "2026"), code: 9, says: "segments apart"},
 	{name: "settings beyond any server", forge: said(func(_ *world, m map[string]any) { m["settings"].(map[string]any)["max_connections"] = 1 << 40 }), args: command("show", "2026"), code: 9, says: "setting of 1099511627776"},
 	{name: "a run that is a path", forge: said(func(_ *world, m map[string]any) { m["run"] = "../../../canary" }), args: command("show", "2026"), code: 9, says: "want eight hexadecimal digits"},
