@@ -27,7 +27,7 @@ build: deps ## bin/pgha-backup and its companions
 	  CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o "bin/$$(basename "$$main")" "./$$main"; \
 	done
 
-demo: build ## a cluster, a backup, a disaster and the way back, told as a story
+demo: build ## a cluster, a backup, a disaster and the way back, told as a story; PGHA_KEEP=1 keeps its files
 	@$(WITH_GO) $(AS_ROOT)go run ./test/demo
 
 demo-clean: ## remove what a demo that was kept has left
@@ -54,7 +54,7 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 	  echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$dir"; \
 	done
 
-bench: build ## figures beside pgBackRest, pg_basebackup and Barman (40 minutes, 30 GB of disk); BENCH="-data DIR -feed DIR" keeps what takes long to make, -only restore-file makes one table
+bench: build ## figures beside pgBackRest, pg_basebackup and Barman (an hour, 30 GB of disk); BENCH="-data DIR -feed DIR" keeps what takes long to make, -only restore-file makes one table
 	@test/deps/bench.sh
 	@$(WITH_GO) $(AS_ROOT)go run ./test/bench $(BENCH)
 
@@ -81,7 +81,7 @@ campaign-oddities: build ## every oddity of a data directory, large ones too, Po
 campaign-flips: build ## 10,000 single bits flipped in every kind of object: verify finds each; FLIPS='-flips 500 -seed 7' for others
 	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 3h -v -run '^TestCampaignFlips$$' ./test/flips -args $(FLIPS)
 
-campaign-store: build ## the store killed around every request, and FoundationDB's weather; STORE='-rounds 100 -weather 2 -seed 7' for less
+campaign-store: build ## the store killed around every request, and one as bad as FoundationDB's simulator makes it (weather); STORE='-rounds 100 -weather 2 -seed 7' for less
 	@$(WITH_GO) $(AS_ROOT)go test -tags campaign -count=1 -timeout 6h -v -run '^TestCampaignStore$$' ./test/torture/store -args $(STORE)
 
 clean: ## remove what was built here
