@@ -31,6 +31,12 @@ type result struct {
 
 var moments = []faultproxy.Moment{faultproxy.BeforeRequest, faultproxy.InRequest, faultproxy.BeforeAnswer, faultproxy.InAnswer}
 
+// bodiless tells of a request of the log that it has no such moment.
+func bodiless(request string, at faultproxy.Moment) bool {
+	method, _, _ := strings.Cut(request, " ")
+	return at == faultproxy.InRequest && method != "PUT" && method != "POST" || at == faultproxy.InAnswer && method != "GET"
+}
+
 var names = regexp.MustCompile(`[0-9A-Za-z%_.-]*[0-9][0-9A-Za-z%_.-]*`)
 
 // count counts the requests of a run that nothing disturbs, which must do what it is for.

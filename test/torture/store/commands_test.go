@@ -156,6 +156,10 @@ func (w *world) cleanly(prepare func(), dir string, args []string) torture.Tree 
 // when what it hides has been hidden for long enough.
 func (w *world) expired() (after, final torture.Tree) {
 	w.Helper()
+	if w.after != nil {
+		return w.after, w.final
+	}
+	w.proxy.Set()
 	w.reset()
 	expire := func(before torture.Tree) (now torture.Tree) {
 		lab.Poll(w, 20*time.Second, "the end of the grace period", func() error {
@@ -170,6 +174,7 @@ func (w *world) expired() (after, final torture.Tree) {
 		})
 		return now
 	}
-	after = expire(w.objects("work"))
-	return after, expire(after)
+	w.after = expire(w.objects("work"))
+	w.final = expire(w.after)
+	return w.after, w.final
 }

@@ -82,7 +82,6 @@ func (w *world) storm(name string, weather faultproxy.Weather, seed uint64, inde
 	}
 	do(step{"work", w.node, []string{"archive-get", "00000002.history", "pg_wal/RECOVERYHISTORY"}, 1, []int{200}, nil})
 	do(step{"living", w.node, []string{"restore", "--pgdata", restored, "--yes"}, 0, []int{8}, nil})
-	do(step{"work", w.node, []string{"verify"}, 0, []int{8}, nil})
 	do(step{"work", w.node, []string{"expire", "--yes"}, 0, []int{8}, nil})
 	do(step{"work", w.node, []string{"verify"}, 0, []int{8}, nil})
 	w.proxy.Set()

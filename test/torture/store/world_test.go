@@ -51,6 +51,8 @@ type world struct {
 	fresh    []string          // not in ready
 	old      []string          // in ready, oldest first
 	backs    sync.WaitGroup
+
+	after, final torture.Tree // see expired
 }
 
 func newWorld(t *testing.T) *world {
@@ -93,7 +95,7 @@ func (w *world) configure(name, addr, bucket, dataDir string) {
 	case "rotated":
 		keys = fmt.Sprintf("credentials_file: %q", w.run.Path("credentials"))
 	case "hasty":
-		patience = "2s"
+		patience = "1s"
 	}
 	w.run.WriteFile(lab.User1, 0o600, fmt.Sprintf(`cluster: {scope: %s, member: one, data_dir: %q, bin_dir: %s, state_dir: %s, dsn: %q}
 repositories:
