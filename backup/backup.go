@@ -127,6 +127,9 @@ func (t *take) copyFiles(ctx context.Context) error {
 	if err := w.list(t.tablespaces); err != nil {
 		return err
 	}
+	if len(w.items) > catalog.MaxEntries { // before hours of copying, not after
+		return &PreflightError{Reason: fmt.Sprintf("%d files and directories are more than a backup can hold, %d", len(w.items), catalog.MaxEntries)}
+	}
 	for _, warning := range w.warnings {
 		t.warn(warning)
 	}

@@ -98,7 +98,7 @@ func (t *take) checkPages() error {
 }
 
 func (t *take) openRepository(ctx context.Context) error {
-	info, err := t.repository.Info(ctx)
+	info, _, err := t.repository.KnownInfo(ctx)
 	if errors.Is(err, storage.ErrNotExist) {
 		info, err = t.repository.Create(ctx, t.facts.SegmentSize, t.options.ConditionalWrites, time.Now())
 	}

@@ -122,7 +122,7 @@ func TestHostileSizes(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
-	if err := encodeIndex(io.Discard, testID, "0123abcd", Index{Packs: []Pack{{Entries: make([]Entry, maxEntries+1)}}}); err == nil {
+	if err := encodeIndex(io.Discard, testID, "0123abcd", Index{Packs: []Pack{{Entries: make([]Entry, MaxEntries+1)}}}); err == nil {
 		t.Error("an index is written that nobody reads")
 	}
 	for name, lie := range map[string]func(*Manifest){

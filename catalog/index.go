@@ -81,8 +81,8 @@ func encodeIndex(w io.Writer, id BackupID, run RunID, index Index) error {
 	for _, pack := range index.Packs {
 		files += len(pack.Entries)
 	}
-	if files > maxEntries {
-		return fmt.Errorf("%d files are more than a backup can hold, %d", files, maxEntries)
+	if files > MaxEntries {
+		return fmt.Errorf("%d files are more than a backup can hold, %d", files, MaxEntries)
 	}
 	out := bufio.NewWriterSize(w, 64<<10)
 	encoder := json.NewEncoder(out)
@@ -112,7 +112,8 @@ const (
 	maxIndexLine = 16 << 20
 	maxFrames    = 1 << 20 // of a pack: 1 TiB
 	maxAllFrames = 1 << 26
-	maxEntries   = 1 << 22
+	// MaxEntries bounds the files and directories of a backup.
+	MaxEntries = 1 << 23
 )
 
 // made are the directories of every copy, whatever the index says.
@@ -161,7 +162,7 @@ func decodeIndex(r io.Reader, m Manifest) (Index, error) {
 		if err := checkFrames(pack, info); err != nil {
 			return Index{}, err
 		}
-		if frames += len(pack.Frames); frames > maxAllFrames || head.Count < 0 || len(seen)+head.Count > maxEntries {
+		if frames += len(pack.Frames); frames > maxAllFrames || head.Count < 0 || len(seen)+head.Count > MaxEntries {
 			return Index{}, fmt.Errorf("%w: index line %d: %d frames and %d entries are too many", codec.ErrCorrupt, n, frames, len(seen)+head.Count)
 		}
 		end := int64(0)

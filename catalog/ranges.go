@@ -41,7 +41,7 @@ type TimelineWAL struct {
 type Archive struct {
 	SegmentSize postgres.SegmentSize
 	Timelines   []TimelineWAL // ascending
-	// Unreadable are histories that are there and cannot be read: what follows from
+	// Unreadable are histories, or repository.json, that are there and cannot be read: what follows from
 	// the rest is not all, and nothing is deleted by it.
 	Unreadable []Unreadable
 	histories  map[postgres.TimelineID]postgres.TimelineHistory
@@ -52,7 +52,7 @@ type Archive struct {
 
 // Archive lists the whole archive: storage.ErrNotExist if there is none yet.
 func (r *Repository) Archive(ctx context.Context) (Archive, error) {
-	info, err := r.Info(ctx)
+	info, damaged, err := r.KnownInfo(ctx)
 	if err != nil {
 		return Archive{}, err
 	}
@@ -83,7 +83,7 @@ func (r *Repository) Archive(ctx context.Context) (Archive, error) {
 		return Archive{}, err
 	}
 	a := newArchive(info.SegmentSize, listed, histories)
-	a.Unreadable, a.listed = broken, time.Now()
+	a.Unreadable, a.listed = append(damaged, broken...), time.Now()
 	a.forgive(expired)
 	a.know(known)
 	return a, nil

@@ -117,6 +117,24 @@ func InfoDamaged(err error) bool {
 	return errors.Is(err, codec.ErrCorrupt) && !errors.Is(err, errMoved)
 }
 
+// KnownInfo is Info for who reads: where only repository.json is damaged, the newest
+// manifest says what is needed of it, and the damage is told beside.
+func (r *Repository) KnownInfo(ctx context.Context) (Info, []Unreadable, error) {
+	info, damage := r.Info(ctx)
+	if damage == nil || !InfoDamaged(damage) {
+		return info, nil, damage
+	}
+	backups, _, err := r.ReadableBackups(ctx)
+	if err == nil && len(backups) == 0 {
+		err = damage
+	}
+	if err != nil {
+		return Info{}, nil, err
+	}
+	info = Info{Format: Format, Scope: r.at.Scope, SystemIdentifier: r.at.System, SegmentSize: backups[len(backups)-1].SegmentSize}
+	return info, []Unreadable{{Object: string(r.keys.repository()), Err: damage}}, nil
+}
+
 // Create writes repository.json, or checks the one that is there: the same
 // segment size, or an error.
 func (r *Repository) Create(ctx context.Context, size postgres.SegmentSize, conditionalWrites string, now time.Time) (Info, error) {

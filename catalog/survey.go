@@ -58,7 +58,7 @@ type Window struct {
 func (r *Repository) Survey(ctx context.Context) (Survey, error) {
 	var s Survey
 	var err error
-	if s.Info, err = r.Info(ctx); err != nil {
+	if s.Info, _, err = r.KnownInfo(ctx); err != nil {
 		return s, err
 	}
 	backups, broken, err := r.ReadableBackups(ctx)

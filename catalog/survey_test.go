@@ -114,3 +114,34 @@ func TestSurveyOfATroubledStore(t *testing.T) {
 		}
 	}
 }
+
+// repository.json alone takes nothing away: the newest manifest says what is needed of it.
+func TestDamagedRepositoryDocument(t *testing.T) {
+	bucket := mem.New()
+	r, _ := stocked(t, bucket)
+	before, err := r.Survey(t.Context())
+	if err != nil || len(before.Backups) == 0 {
+		t.Fatal(err, len(before.Backups))
+	}
+	key := r.keys.repository()
+	if err := bucket.Put(t.Context(), key, []byte("{}"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Survey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Unreadable) != len(before.Unreadable)+1 || s.Unreadable[len(before.Unreadable)].Object != string(key) {
+		t.Errorf("unreadable: %v", s.Unreadable)
+	}
+	if len(s.Backups) != len(before.Backups) || s.Archive.SegmentSize != before.Archive.SegmentSize || len(s.Windows) != len(before.Windows) {
+		t.Errorf("%+v, before %+v", s, before)
+	}
+	alone := New(mem.New(), r.Location(), Options{})
+	if err := alone.bucket.Put(t.Context(), key, []byte("{}"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alone.Survey(t.Context()); !InfoDamaged(err) {
+		t.Errorf("without a backup: %v", err)
+	}
+}

@@ -118,7 +118,7 @@ func (r *Repository) leftBehind(ctx context.Context, s postgres.Segment) (bool, 
 		if err != nil {
 			return false, err
 		}
-		info, err := r.Info(ctx)
+		info, _, err := r.KnownInfo(ctx)
 		if err != nil {
 			return false, err
 		}

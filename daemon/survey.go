@@ -49,12 +49,13 @@ func every(ctx context.Context, period, limit time.Duration, wake <-chan struct{
 
 // lookAtStore reads the repository anew.
 func (s *service) lookAtStore(ctx context.Context) {
+	began := time.Now()
 	found, err := s.readStore(ctx)
 	s.takeIn(found, err, ctx.Err() == context.Canceled)
 	if err == nil && !found.empty {
 		s.audit(ctx, found.Survey, found.at)
 		if soon := found.Archive.Arriving(); soon > 0 {
-			time.AfterFunc(soon, s.surveyAgain) // a hole is told within a minute
+			time.AfterFunc(max(soon, 10*time.Since(began)), s.surveyAgain) // a hole is told within a minute
 		}
 	}
 	s.lookAtConflicts(ctx, found.Conflicts)

@@ -43,7 +43,7 @@ type WAL interface {
 // Gather reads what a plan needs from a repository: the manifests, the histories
 // and the names of the archived segments. WAL itself is read when the plan asks.
 func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
-	info, err := repo.Info(ctx)
+	info, damaged, err := repo.KnownInfo(ctx)
 	if err != nil {
 		return Facts{}, fmt.Errorf("read repository %s: %w", repo.Root(), err)
 	}
@@ -55,7 +55,7 @@ func Gather(ctx context.Context, repo *catalog.Repository) (Facts, error) {
 	if facts.Histories, broken, err = repo.Histories(ctx); err != nil {
 		return Facts{}, err
 	}
-	facts.Unreadable = append(facts.Unreadable, broken...)
+	facts.Unreadable = append(append(facts.Unreadable, damaged...), broken...)
 	source := &archive{repo: repo, size: int64(info.SegmentSize), entries: map[postgres.Segment]catalog.WALEntry{}, headers: map[postgres.Segment]postgres.SegmentFacts{}}
 	facts.WAL = source
 	if len(facts.Backups) == 0 {

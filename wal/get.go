@@ -158,7 +158,7 @@ func (r *retrieval) open(ctx context.Context) (*catalog.Repository, error) {
 	}
 	repository := catalog.New(r.Bucket, catalog.Location{Scope: r.Scope, System: r.system}, catalog.Options{})
 	if r.size == 0 {
-		info, err := repository.Info(ctx)
+		info, _, err := repository.KnownInfo(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("open repository %s: %w", repository.Root(), err)
 		}
