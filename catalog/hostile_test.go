@@ -96,7 +96,7 @@ func TestHostileSizes(t *testing.T) {
 		text func(string) string
 		want string
 	}{
-		"millions of entries":      {nil, func(s string) string { return strings.Replace(s, `"entries":2`, `"entries":4194305`, 1) }, "4194305 entries are too many"},
+		"millions of entries":      {nil, func(s string) string { return strings.Replace(s, `"entries":2`, `"entries":8388609`, 1) }, "8388609 entries are too many"},
 		"fewer than none":          {nil, func(s string) string { return strings.Replace(s, `"entries":2`, `"entries":-2`, 1) }, "-2 entries are too many"},
 		"a line of 16 MiB":         {nil, func(s string) string { return s + strings.Repeat(" ", maxIndexLine) }, ""},
 		"no room for a tar header": {func(_ *Manifest, i *Index) { i.Packs[0].Entries[0].Offset = 0 }, nil, "overlap"},
