@@ -12,14 +12,14 @@ import (
 func TestThrift(t *testing.T) {
 	words := func() []byte {
 		r, b := rand.New(rand.NewPCG(1, 2)), bytes.Buffer{}
-		for b.Len() < 200_000 {
+		for b.Len() < 30_000 {
 			fmt.Fprintf(&b, "%d ", r.IntN(1+r.IntN(1+r.IntN(100_000)))*7919)
 		}
 		return b.Bytes()
 	}
 	rows := func() []byte {
 		var b bytes.Buffer
-		for i := 0; b.Len() < 200_000; i++ {
+		for i := 0; b.Len() < 30_000; i++ {
 			fmt.Fprintf(&b, "%d\tcustomer number %d\tsome words that come again, %x and %x\n", i, (i*i+7)%9973, i%131*7, i*i%4099)
 		}
 		return b.Bytes()
