@@ -294,16 +294,19 @@ func packIndex(id BackupID, run RunID, index Index) ([]byte, error) {
 	return compressDocument(indexName, text.Bytes(), maxIndex)
 }
 
-// compressDocument refuses what nobody would read again.
+// compressDocument refuses what nobody would read again. Each frame is its own window: one
+// of a large document would be more than a reader allows.
 func compressDocument(name string, plain []byte, limit int64) (stored []byte, err error) {
 	encoder, err := codec.NewEncoder(codec.Zstd, codec.Default)
-	if err == nil {
-		stored, err = encoder.AppendFrame(nil, plain)
+	for at := 0; err == nil && (at == 0 || at < len(plain)); at += documentFrame {
+		stored, err = encoder.AppendFrame(stored, plain[at:min(len(plain), at+documentFrame)])
 	}
 	if err == nil && (int64(len(plain)) > limit || len(stored) > maxStored) {
 		err = fmt.Errorf("%s has %d bytes, %d stored, more than a backup can hold, %d and %d: it has too many files", name, len(plain), len(stored), limit, maxStored)
 	}
 	return stored, err
 }
+
+const documentFrame = 4 << 20
 
 var errTooLong = fmt.Errorf("%w: document is longer than allowed", codec.ErrCorrupt)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -226,5 +228,30 @@ func TestHostileManifestIsRefused(t *testing.T) {
 		if _, err := r.Manifest(t.Context(), good.ID); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
+	}
+}
+
+// The documents of a backup of a hundred thousand files and more are read again.
+func TestLargeDocument(t *testing.T) {
+	var plain []byte
+	for i := 0; len(plain) < 40<<20; i++ {
+		plain = fmt.Appendf(plain, "{\"p\":\"base/%d/%d\",\"c\":%d}\n", i/300, i, i*7919)
+	}
+	stored, err := compressDocument(indexName, plain, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket := mem.New()
+	r := testRepository(bucket, codec.Zstd)
+	m := Manifest{ID: testID, Run: "0123abcd"}
+	if err := bucket.Put(t.Context(), r.keys.run(m.ID, m.Run, indexName), stored, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := r.document(t.Context(), m, indexName, Document{Size: int64(len(stored)), SHA256: hexSHA256(stored)}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(text); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("%d of %d bytes: %v", len(got), len(plain), err)
 	}
 }
