@@ -23,7 +23,7 @@ type Backup struct {
 
 // Limits of documents that are read whole.
 const (
-	maxManifest = 64 << 20  // 80 TiB in packs of the usual size
+	maxManifest = 32 << 20  // 40 TiB in packs of the usual size
 	maxDocument = 64 << 10  // any other
 	maxStored   = 256 << 20 // of an index or backup_manifest, as stored
 	maxIndex    = 768 << 20

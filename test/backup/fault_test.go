@@ -42,7 +42,7 @@ func TestEveryFault(t *testing.T) {
 	for n := 1; ; n++ {
 		plan, call := ofBackup(n)
 		w.bucket = faulty.New(store, plan)
-		m, _, err := w.take(codec.Zstd, backup.Options{ID: catalog.ManualID(time.Now()), PackSize: 1 << 30, Workers: 1})
+		m, _, err := w.attempt(codec.Zstd, backup.Options{ID: catalog.ManualID(time.Now()), PackSize: 1 << 30, Workers: 1})
 		w.bucket = store
 		if err == nil {
 			if *call != "" {
@@ -51,6 +51,7 @@ func TestEveryFault(t *testing.T) {
 			if failed < 8 {
 				t.Errorf("only %d calls were made to fail", failed)
 			}
+			w.sound(w.repository(catalog.Options{}), m)
 			dir, wal := w.restoreByHand(m, w.repository(catalog.Options{})), w.fetchWAL(w.repository(catalog.Options{}))
 			w.verify(dir, wal)
 			return

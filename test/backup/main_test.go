@@ -164,6 +164,16 @@ func (w *world) repository(options catalog.Options) *catalog.Repository {
 // take takes a backup and logs what it warned of.
 func (w *world) take(name codec.Name, o backup.Options) (catalog.Manifest, *catalog.Repository, error) {
 	w.t.Helper()
+	m, repository, err := w.attempt(name, o)
+	if err == nil {
+		w.sound(repository, m)
+	}
+	return m, repository, err
+}
+
+// attempt does not look at what it took.
+func (w *world) attempt(name codec.Name, o backup.Options) (catalog.Manifest, *catalog.Repository, error) {
+	w.t.Helper()
 	ctx := w.t.Context()
 	s, err := server.Connect(ctx, w.pg.SocketDSN())
 	if err != nil {
@@ -182,9 +192,6 @@ func (w *world) take(name codec.Name, o backup.Options) (catalog.Manifest, *cata
 		}
 	}
 	m, err := backup.Take(ctx, backup.Source{Server: s, Streamed: w.streamed, PGDATA: w.pg.DataDir, Member: "one"}, repository, o)
-	if err == nil {
-		w.sound(repository, m)
-	}
 	return m, repository, err
 }
 

@@ -136,7 +136,7 @@ var attacks = []attack{
 	{name: "a deep manifest", forge: func(_ *world, e *enemy) {
 		e.write(e.backup+"/manifest.json", []byte(`{"format":1,"x":`+deep(100_000)+`}`))
 	}, args: command("show", "2026"), code: 9, says: "exceeded max depth"},
-	{name: "a huge manifest", forge: func(_ *world, e *enemy) { e.write(e.backup+"/manifest.json", make([]byte, 65<<20)) }, args: command("list"), code: 0, says: "larger than"},
+	{name: "a huge manifest", forge: func(_ *world, e *enemy) { e.write(e.backup+"/manifest.json", make([]byte, 33<<20)) }, args: command("list"), code: 0, says: "larger than"},
 	{name: "a start 16 TiB before the stop", forge: said(func(_ *world, m map[string]any) { m["stop_lsn"] = "FFFFFFFF/0" }), args: command("show", "2026"), code: 9, says: "segments apart"},
 	{name: "settings beyond any server", forge: said(func(_ *world, m map[string]any) { m["settings"].(map[string]any)["max_connections"] = 1 << 40 }), args: command("show", "2026"), code: 9, says: "setting of 1099511627776"},
 	{name: "a run that is a path", forge: said(func(_ *world, m map[string]any) { m["run"] = "../../../canary" }), args: command("show", "2026"), code: 9, says: "want eight hexadecimal digits"},
@@ -187,7 +187,7 @@ var attacks = []attack{
 	}, args: get(walName), code: 75, says: "a file is wanted"},
 	{name: "a device for a repository", forge: func(_ *world, e *enemy) {
 		e.node(filepath.Join(e.dir, "repository.json"), func(at string) error { return syscall.Mknod(at, syscall.S_IFCHR|0o666, 1<<8|5) })
-	}, code: 9, says: "a file is wanted"},
+	}, args: hashes, code: 9, says: "a file is wanted"},
 	{name: "a link out of the repository", forge: func(w *world, e *enemy) {
 		e.node(e.wal(walName), func(at string) error { return os.Symlink(filepath.Join(w.canary, "authorized_keys"), at) })
 	}, args: hashes, code: 9, says: "a file is wanted"},

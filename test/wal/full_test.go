@@ -99,7 +99,9 @@ func (c *crowded) dropped() (names []string) {
 		c.t.Fatal(err)
 	}
 	for _, e := range entries {
-		names = append(names, e.Name())
+		if _, err := postgres.ParseWALFile(e.Name()); err == nil { // else one that is not finished
+			names = append(names, e.Name())
+		}
 	}
 	return names
 }
