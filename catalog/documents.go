@@ -66,7 +66,7 @@ func (r *Repository) readAny(ctx context.Context, key storage.Key) (document boo
 		v, agrees = d, func() bool { return key == r.keys.run(d.ID, d.Run, name) }
 	case kind == "conflict" && name == resolvedName:
 		d := &Resolution{}
-		v, agrees = d, func() bool { return len(d.SHA256) == 64 }
+		v, agrees = d, func() bool { return isSHA256(d.SHA256) }
 	case kind == "gap":
 		d, state := &GapRecord{}, GapState(strings.TrimPrefix(path.Ext(name), "."))
 		v, agrees = d, func() bool { return key == r.gapKey(d.span(), state) }

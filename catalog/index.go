@@ -250,13 +250,20 @@ func checkEntry(e Entry, pack string, after, plain int64) error {
 	return nil
 }
 
-// longPart is a name that no file system takes.
-var longPart = regexp.MustCompile(`[^/]{256}`)
+// longPart tells of a name in a path that no file system takes.
+func longPart(name string) bool {
+	for part := range strings.SplitSeq(name, "/") {
+		if len(part) > 255 {
+			return true
+		}
+	}
+	return false
+}
 
 // checkPath keeps a name inside PGDATA, and a tablespace's names inside the tablespace.
 func checkPath(name, volume string) error {
 	if name == "" || len(name) > 4096 || strings.ContainsRune(name, 0) || path.Clean(name) != name ||
-		path.IsAbs(name) || name == "." || name == ".." || strings.HasPrefix(name, "../") || longPart.MatchString(name) {
+		path.IsAbs(name) || name == "." || name == ".." || strings.HasPrefix(name, "../") || longPart(name) {
 		return fmt.Errorf("path %q does not stay inside PGDATA", name)
 	}
 	inside := strings.HasPrefix(name, "pg_tblspc/")

@@ -35,11 +35,14 @@ func load(path string, environ []string) (Config, error) {
 	if problems := c.decode(data); len(problems) > 0 {
 		return c, &Error{File: path, Problems: problems}
 	}
+	secrets := false
 	walk("", reflect.ValueOf(&c).Elem(), func(_ string, v reflect.Value) {
-		if secret, ok := v.Addr().Interface().(*Secret); ok && !secret.IsZero() && len(c.Warnings) == 0 {
-			c.warnReadable(path)
-		}
+		secret, ok := v.Addr().Interface().(*Secret)
+		secrets = secrets || ok && !secret.IsZero()
 	})
+	if secrets {
+		c.warnReadable(path)
+	}
 	if problems := c.override(environ); len(problems) > 0 {
 		return c, &Error{File: path, Problems: problems}
 	}

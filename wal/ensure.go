@@ -32,14 +32,17 @@ func (p *Pusher) ensure(ctx context.Context, r *catalog.Repository, size postgre
 	if known && fresh && !p.AskAlways {
 		return nil
 	}
-	info, err := r.Info(ctx)
+	info, damaged, err := r.KnownInfo(ctx)
 	if errors.Is(err, storage.ErrNotExist) && known {
 		return &RefusedError{
 			Problem: "the repository was there before and is gone: a filesystem that is not mounted, or a store that was emptied",
 			Advice:  "bring it back; if it was removed on purpose, remove " + note + " too, and the next push makes a new one",
 		}
 	}
-	if known && catalog.InfoDamaged(err) { // the note says the same
+	for _, d := range damaged {
+		log.Warn("the repository's own document is damaged; WAL is archived all the same", "error", d.Err)
+	}
+	if known && catalog.InfoDamaged(err) { // there is no backup, and the note says the same
 		log.Warn("the repository's own document is damaged; WAL is archived all the same", "error", err)
 		return nil
 	}

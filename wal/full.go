@@ -123,7 +123,11 @@ func (p *Pusher) drop(path, record string, why error) (catalog.PutOutcome, error
 	if err != nil {
 		return "", fmt.Errorf("pg_wal is nearly full, and %s is not given up, because that cannot be recorded: %w (the store: %w)", src.file, err, why)
 	}
-	log.Error("ALARM: pg_wal is nearly full and the store does not answer: this WAL is given up, and no time behind it can be reached before the next backup",
+	lost := "this WAL is given up, and no time behind it can be reached before the next backup"
+	if src.file.Kind == postgres.WALHistory {
+		lost = "this history stays in pg_wal until the daemon has stored it; until then another server may make the same timeline"
+	}
+	log.Error("ALARM: pg_wal is nearly full and the store does not answer: "+lost,
 		"file", d.File, "record", record, "from", d.MinTime, "to", d.MaxTime, "store", why)
 	return Dropped, nil
 }

@@ -188,6 +188,9 @@ var attacks = []attack{
 	{name: "a device for a repository", forge: func(_ *world, e *enemy) {
 		e.node(filepath.Join(e.dir, "repository.json"), func(at string) error { return syscall.Mknod(at, syscall.S_IFCHR|0o666, 1<<8|5) })
 	}, args: hashes, code: 9, says: "a file is wanted"},
+	{name: "a device for a repository, which a restore does without", forge: func(_ *world, e *enemy) {
+		e.node(filepath.Join(e.dir, "repository.json"), func(at string) error { return syscall.Mknod(at, syscall.S_IFCHR|0o666, 1<<8|5) })
+	}, code: 0, says: "Restored:"},
 	{name: "a link out of the repository", forge: func(w *world, e *enemy) {
 		e.node(e.wal(walName), func(at string) error { return os.Symlink(filepath.Join(w.canary, "authorized_keys"), at) })
 	}, args: hashes, code: 9, says: "a file is wanted"},
