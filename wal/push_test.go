@@ -294,6 +294,22 @@ func TestRepositoryDocumentDamaged(t *testing.T) {
 	if err := push(2); !errors.Is(err, codec.ErrCorrupt) {
 		t.Errorf("who has archived nothing there yet believes it: %v", err)
 	}
+	// A leader that never archived finds the segment size in a backup.
+	sum := strings.Repeat("0", 64)
+	m := catalog.Manifest{Format: 1, ID: "20261128T120000Z-manual-0123", Run: "0123abcd", Type: catalog.Full, System: must(t, dir), SegmentSize: 1 << 20,
+		Timeline: 1, StopTLI: 1, StartLSN: 1, StopLSN: 2, Codec: codec.Zstd, Packs: []catalog.PackInfo{{Name: "base-0001.tar", SHA256: sum}},
+		Index: catalog.Document{SHA256: sum}, BackupManifest: catalog.Document{SHA256: sum}}
+	text, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := storage.Key(strings.TrimSuffix(string(key), "repository.json") + "backup/" + string(m.ID) + "/manifest.json")
+	if err := p.Bucket.Put(t.Context(), at, text, storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := push(2); err != nil {
+		t.Errorf("with a backup: %v", err)
+	}
 }
 
 // overtaken lets another go first, right after it said for the first time that there is no repository.
